@@ -1,0 +1,49 @@
+"""How a student is asked: one template, the same tokens while training and while serving.
+
+A prompt is a prefix, the numbered code, and a suffix. Prefix and suffix are the same for every unit, so
+an engine computes the prefix once. The code is data: text in it that spells a special token
+(`<|im_end|>`, say) is encoded as ordinary characters and can not end the prompt.
+"""
+
+from pathlib import Path
+
+import jinja2
+from tokenizers import Tokenizer
+
+from bundle.rules import Catalogue
+from bundle.units import Unit
+
+TEMPLATES = Path(__file__).with_name("templates")
+_CODE_MARK = "\0code\0"
+
+
+class Prompt:
+    """A template filled in for one catalogue and one tokenizer."""
+
+    def __init__(self, template: str, catalogue: Catalogue, tokenizer: Tokenizer) -> None:
+        """
+        Args:
+            template: Jinja source that uses `code` exactly once, and may use `language` and `rules`.
+            catalogue: the rules the template may list.
+            tokenizer: the student's tokenizer; it is not changed.
+
+        Raises:
+            ValueError: the template does not use `code` exactly once.
+        """
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        text = environment.from_string(template).render(
+            language=catalogue.language, rules=catalogue.rules, code=_CODE_MARK
+        )
+        parts = text.split(_CODE_MARK)
+        if len(parts) != 2:
+            raise ValueError("the prompt template must use {{ code }} exactly once")
+        self.prefix, self.suffix = parts
+        self._code_tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._code_tokenizer.encode_special_tokens = True
+        self.prefix_ids: list[int] = tokenizer.encode(self.prefix, add_special_tokens=False).ids
+        self.suffix_ids: list[int] = tokenizer.encode(self.suffix, add_special_tokens=False).ids
+
+    def encode(self, unit: Unit) -> list[int]:
+        """Token ids of the whole prompt about `unit`; they always start with `prefix_ids`."""
+        code_ids = self._code_tokenizer.encode(unit.numbered(), add_special_tokens=False).ids
+        return self.prefix_ids + code_ids + self.suffix_ids
