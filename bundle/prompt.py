@@ -38,12 +38,15 @@ class Prompt:
         if len(parts) != 2:
             raise ValueError("the prompt template must use {{ code }} exactly once")
         self.prefix, self.suffix = parts
-        self._code_tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._code_tokenizer.encode_special_tokens = True
+        self._data_tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._data_tokenizer.encode_special_tokens = True
         self.prefix_ids: list[int] = tokenizer.encode(self.prefix, add_special_tokens=False).ids
         self.suffix_ids: list[int] = tokenizer.encode(self.suffix, add_special_tokens=False).ids
 
     def encode(self, unit: Unit) -> list[int]:
         """Token ids of the whole prompt about `unit`; they always start with `prefix_ids`."""
-        code_ids = self._code_tokenizer.encode(unit.numbered(), add_special_tokens=False).ids
-        return self.prefix_ids + code_ids + self.suffix_ids
+        return self.prefix_ids + self.encode_data(unit.numbered()) + self.suffix_ids
+
+    def encode_data(self, text: str) -> list[int]:
+        """Token ids of text that is data (code, an answer): no part of it becomes a special token."""
+        return self._data_tokenizer.encode(text, add_special_tokens=False).ids

@@ -1,0 +1,1 @@
+"""Teacher and code in, a checked bundle out."""

@@ -1,0 +1,1 @@
+"""Code into units, units into examples with known truth."""

@@ -1,0 +1,141 @@
+"""The data stage: a corpus becomes train, validation and test examples."""
+
+import hashlib
+import random
+import tokenize
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+from rich.progress import Progress
+
+from bundle.rules import Catalogue
+from bundle.units import Unit, UnparsableCode, cut_units
+from compress.data.corpus import ProjectInfo, SourceFile, split_of
+from compress.data.examples import (
+    Example,
+    draw_example,
+    natural_example,
+    planted_example,
+    rule_counts,
+    write_examples,
+)
+from compress.data.hygiene import hygiene_labels
+from compress.errors import RecipeError
+from compress.recipe import Data
+
+
+class DataSummary(msgspec.Struct, frozen=True):
+    """What the data stage made; written beside the examples."""
+
+    projects: list[ProjectInfo]
+    held_out_projects: list[str]
+    files: int
+    unreadable_files: int
+    duplicate_units: int
+    examples: dict[str, int]
+    findings: dict[str, dict[str, int]]
+
+
+def corpus_fingerprint(sources: Iterable[SourceFile]) -> str:
+    """One hash over the content of every file of a corpus."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{source.project}/{source.path}\n".encode())
+        digest.update(source.file.read_bytes())
+    return digest.hexdigest()
+
+
+def build_examples(
+    data: Data, sources: list[SourceFile], projects: list[ProjectInfo], catalogue: Catalogue, seed: int, out: Path
+) -> DataSummary:
+    """Write train.jsonl, validation.jsonl, test.jsonl and summary.json into `out`.
+
+    Training units are drawn `data.draws` times, each time natural or with a defect planted. Held-out
+    units are written natural, and again with each kind of defect they offer, so that an evaluation can
+    mix them at any rate.
+
+    Raises:
+        RecipeError: the corpus leaves a split empty.
+    """
+    units, unreadable, duplicates = _distinct_units(data, sources)
+    labels = hygiene_labels([source.file for source in sources], catalogue)
+    splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    held_out = set()
+    with Progress(transient=True) as progress:
+        for source, unit in progress.track(units, description="examples"):
+            natural = natural_example(source.project, source.path, unit, labels.get(source.file, []))
+            split = split_of(
+                source.project, data.split_seed, data.holdout, data.test_fraction, data.validation_fraction
+            )
+            place = f"{seed}:{source.project}:{source.path}:{unit.name}:{unit.start_line}"
+            if split == "train":
+                for draw in range(data.draws):
+                    rng = random.Random(f"{place}:{draw}")
+                    splits[split].append(draw_example(natural, data.planted_share, rng))
+            else:
+                held_out.add(source.project)
+                rng = random.Random(place)
+                planted = [planted_example(natural, origin, rng) for origin in ("injected", "hygiene")]
+                splits[split] += [natural, *(example for example in planted if example is not None)]
+    for name, examples in splits.items():
+        if not examples:
+            raise RecipeError(
+                f"data.corpus leaves the {name} split empty ({len(units)} units in "
+                f"{len({source.project for source, _ in units})} projects): projects are held out whole, "
+                "so name more projects, or set data.holdout, data.test_fraction or data.validation_fraction"
+            )
+        random.Random(seed).shuffle(examples)
+        write_examples(out / f"{name}.jsonl", examples)
+    summary = DataSummary(
+        projects=projects,
+        held_out_projects=sorted(held_out),
+        files=len(sources),
+        unreadable_files=unreadable,
+        duplicate_units=duplicates,
+        examples={name: len(examples) for name, examples in splits.items()},
+        findings={name: rule_counts(examples, catalogue) for name, examples in splits.items()},
+    )
+    (out / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+    return summary
+
+
+def _distinct_units(data: Data, sources: list[SourceFile]) -> tuple[list[tuple[SourceFile, Unit]], int, int]:
+    """Units of a useful size; of equal ones only the first, so that held-out code was never trained on."""
+    distinct: dict[bytes, tuple[SourceFile, Unit]] = {}
+    unreadable = duplicates = 0
+    with Progress(transient=True) as progress:
+        for source in progress.track(sources, description="units"):
+            try:
+                with tokenize.open(source.file) as file:
+                    units = cut_units(file.read())
+            except (UnparsableCode, SyntaxError, UnicodeDecodeError):
+                unreadable += 1
+                continue
+            for unit in units:
+                if len(unit.lines) > data.max_lines or max(len(line.text) for line in unit.lines) > 200:
+                    continue
+                key = hashlib.sha256("".join(unit.code.split()).encode()).digest()
+                duplicates += key in distinct
+                distinct.setdefault(key, (source, unit))
+    units = list(distinct.values())
+    if data.max_units_per_project is not None:
+        units = _at_most_per_project(units, data.max_units_per_project, data.split_seed)
+    if data.max_units is not None and len(units) > data.max_units:
+        units = random.Random(data.split_seed).sample(units, data.max_units)
+    return units, unreadable, duplicates
+
+
+def _at_most_per_project(
+    units: list[tuple[SourceFile, Unit]], most: int, seed: int
+) -> list[tuple[SourceFile, Unit]]:
+    by_project: dict[str, list[tuple[SourceFile, Unit]]] = {}
+    for source, unit in units:
+        by_project.setdefault(source.project, []).append((source, unit))
+    rng = random.Random(seed)
+    return [
+        pair
+        for owned in by_project.values()
+        for pair in (owned if len(owned) <= most else rng.sample(owned, most))
+    ]
+

@@ -1,0 +1,160 @@
+"""Where code comes from: the standard library, folders, installed packages, published packages.
+
+Everything is held by *project*, because training and held-out code are split by project and never by
+function: two functions of one project share names and habits, and a split between them measures memory.
+"""
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from compress.errors import RecipeError
+
+# Not code one would review: tests, vendored copies, generated tables.
+SKIPPED_FOLDERS = frozenset(
+    "test tests testing idlelib lib2to3 turtledemo encodings site-packages dist-packages __pycache__ _vendor vendor vendored extern "
+    "pydoc_data node_modules .git .venv migrations".split()
+)
+STDLIB = "stdlib"
+PUBLISHED = "pypi:"
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """One Python file of one project, with its path inside the project for people to read."""
+
+    project: str
+    path: str
+    file: Path
+
+
+class ProjectInfo(msgspec.Struct, frozen=True):
+    """Where a project's code came from and under which licence, for the model card."""
+
+    project: str
+    source: str
+    licence: str
+
+
+def find_sources(corpus: list[str], cache: Path) -> tuple[list[SourceFile], list[ProjectInfo]]:
+    """Every Python file of a corpus, sorted by project and path.
+
+    Args:
+        corpus: `stdlib`, a folder, the name of an installed package, or `pypi:name==version`.
+        cache: where published packages are kept once downloaded.
+
+    Raises:
+        RecipeError: an entry that is none of these, or an entry without Python files.
+    """
+    files: list[SourceFile] = []
+    projects: list[ProjectInfo] = []
+    for entry in corpus:
+        found, infos = _sources_of(entry, cache)
+        if not found:
+            raise RecipeError(f"data.corpus: {entry!r} has no Python files; name a folder or package with code")
+        files += found
+        projects += infos
+    files.sort(key=lambda source: (source.project, source.path))
+    return files, projects
+
+
+def _sources_of(entry: str, cache: Path) -> tuple[list[SourceFile], list[ProjectInfo]]:
+    if entry == STDLIB:
+        return _standard_library()
+    if entry.startswith(PUBLISHED):
+        return _published(entry.removeprefix(PUBLISHED), cache)
+    if Path(entry).is_dir():
+        root = Path(entry).resolve()
+        return list(_walk(root, root.name)), [ProjectInfo(root.name, "a folder", "its owner's")]
+    if Path(entry).is_file():
+        raise RecipeError(f"data.corpus: {entry!r} is a file; name the folder it is in")
+    return _installed(entry)
+
+
+def _standard_library() -> tuple[list[SourceFile], list[ProjectInfo]]:
+    """Each top-level module or package of the standard library counts as a project of its own."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [
+        SourceFile(Path(found.path).parts[0].removesuffix(".py"), f"stdlib/{found.path}", found.file)
+        for found in _walk(root, "stdlib")
+    ]
+    version = f"Python {sys.version_info.major}.{sys.version_info.minor} standard library"
+    return files, [ProjectInfo("stdlib", version, "PSF-2.0")]
+
+
+def _installed(name: str) -> tuple[list[SourceFile], list[ProjectInfo]]:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise RecipeError(f"data.corpus: {name!r} is neither a folder nor an installed package")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    owners = metadata.packages_distributions().get(name, [])
+    info = metadata.metadata(owners[0]) if owners else None
+    return list(_walk(root, name)), [ProjectInfo(name, "installed package", _licence(info))]
+
+
+def _published(requirement: str, cache: Path) -> tuple[list[SourceFile], list[ProjectInfo]]:
+    """A package as its authors published it, fetched once by pip as a wheel, never installed or run."""
+    name, separator, version = requirement.partition("==")
+    if not separator:
+        raise RecipeError(f"data.corpus: pin {PUBLISHED}{requirement} to a version ({PUBLISHED}{name}==1.2.3)")
+    folder = cache / f"{name}-{version}"
+    if not folder.is_dir():
+        _download(requirement, folder)
+    metadata_file = next(folder.glob("*.dist-info/METADATA"), None)
+    info = metadata.PathDistribution(metadata_file.parent).metadata if metadata_file else None
+    return list(_walk(folder, name)), [ProjectInfo(name, requirement, _licence(info))]
+
+
+def _download(requirement: str, folder: Path) -> None:
+    staged = folder.with_name(f"{folder.name}.partial")
+    staged.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    result = subprocess.run([*command, "--dest", str(staged), requirement], capture_output=True, text=True)
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise RecipeError(f"data.corpus: pip could not fetch {requirement}: {reason}")
+    for wheel in staged.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            wanted = [n for n in archive.namelist() if n.endswith((".py", "METADATA")) or "LICENSE" in n]
+            archive.extractall(staged, wanted)
+        wheel.unlink()
+    staged.rename(folder)
+
+
+def _licence(info: metadata.PackageMetadata | None) -> str:
+    """The licence a package declares: its SPDX expression, its classifier, or its short free text."""
+    if info is None:
+        return "not declared"
+    classifiers = [c.split(" :: ")[-1] for c in info.get_all("Classifier") or [] if c.startswith("License ::")]
+    declared = [info.get("License-Expression"), *classifiers, info.get("License")]
+    return next((text for text in declared if text and len(text) < 80), "not declared")
+
+
+def _walk(root: Path, project: str) -> Iterator[SourceFile]:
+    for file in sorted(root.rglob("*.py")):
+        relative = file.relative_to(root)
+        if SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]):
+            yield SourceFile(project, relative.as_posix(), file)
+
+
+def split_of(project: str, seed: int, holdout: list[str], test: float, validation: float) -> str:
+    """Which of train, validation and test a project belongs to: the same on every machine and in every recipe.
+
+    Args:
+        holdout: projects that are test whatever their hash says.
+        test, validation: the fractions of projects that go there.
+    """
+    if project in holdout:
+        return "test"
+    digest = hashlib.sha256(f"{seed}:{project}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < test:
+        return "test"
+    return "validation" if position < test + validation else "train"

@@ -1,0 +1,5 @@
+"""What a user of compress did that cannot work, said so that they can mend it."""
+
+
+class RecipeError(Exception):
+    """The recipe, or something it points at, is wrong; the message says what, where and what to do next."""

@@ -1,0 +1,1 @@
+"""The student in the forms that engines load."""

@@ -1,0 +1,263 @@
+"""What the user asked for, typed and validated. A recipe is a YAML (or JSON) file of these sections."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from compress.errors import RecipeError
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a recipe: unknown keys are errors."""
+
+
+class Data(Section):
+    """Which code, and how it becomes examples."""
+
+    # `stdlib`, folders, installed packages, or `pypi:name==version` (fetched by pip, never run)
+    corpus: list[str]
+    holdout: list[str] = []  # projects never trained on, whatever their hash says
+    test_fraction: float = 0.15  # of projects
+    validation_fraction: float = 0.05
+    split_seed: int = 11  # teacher and student must agree on it, so it is apart from the run's seed
+    planted_share: float = 0.6  # of training units that offer a place; clean code stays the majority
+    draws: int = 1  # how often each training unit is drawn, each time natural or with another defect
+    max_units: int | None = None
+    max_units_per_project: int | None = None  # so that one large project does not drown the others
+    max_lines: int = 60  # longer units are not trained on (serving has no such limit)
+    max_tokens: int = 768  # prompt and answer together
+    prompt: str = "compact"  # a template of bundle/templates, or a path to one
+
+
+class Shape(Section):
+    """A decoder's dimensions, in transformers' own names."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int = 2048
+
+
+class Scratch(Shape):
+    """A Qwen2 model of its own, with a tokenizer trained on the training split."""
+
+    vocab_size: int = 4096
+
+
+class Train(Section):
+    """One training loop, in the names of transformers.TrainingArguments."""
+
+    learning_rate: float = 5e-5
+    num_train_epochs: float = 1.0
+    max_steps: int = -1  # optimiser steps; -1: by epochs
+    per_device_train_batch_size: int = 8
+    max_tokens_per_batch: int | None = None  # fill batches by tokens instead of by examples
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    optim: str = "adamw_torch"
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    bf16: bool = True
+    save_steps: int = 200
+
+
+class Lora(Section):
+    """A LoRA adapter that is trained and merged (peft)."""
+
+    r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Teacher(Section):
+    """A checkpoint with or without an adapter, or a model trained from scratch; and how it is corrected."""
+
+    model: str | None = None  # a folder or a hub name
+    adapter: str | None = None  # a LoRA adapter, merged before use
+    scratch: Scratch | None = None
+    train: Train | None = None  # from scratch: its training; else teacher correction on the domain
+    lora: Lora | None = None  # correct through an adapter instead of all weights
+    code_loss_weight: float = 0.3  # from scratch only: language modelling on the code itself
+    answer_loss_weight: float = 5.0
+    tokenizer_files: int = 4000  # from scratch only: how many training units the tokenizer reads
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.scratch is None):
+            raise ValueError("teacher needs exactly one of `model` and `scratch`")
+        if self.scratch is not None and self.train is None:
+            raise ValueError("teacher.scratch needs teacher.train")
+
+
+class Student(Section):
+    """Where the student starts: a checkpoint, pruned from the teacher, or from scratch."""
+
+    model: str | None = None
+    prune: Shape | None = None
+    scratch: Shape | None = None
+
+    def __post_init__(self) -> None:
+        if sum(start is not None for start in (self.model, self.prune, self.scratch)) != 1:
+            raise ValueError("student needs exactly one of `model`, `prune` and `scratch`")
+
+
+class Distill(Section):
+    """loss = alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), over answer tokens."""
+
+    temperature: float = 3.0
+    alpha: float = 0.3  # the weight of CE
+    alpha_schedule: list[float] | None = None  # equal spans of optimiser steps; replaces alpha
+    top_k: int = 64  # teacher logits kept a position; the rest is one tail bucket
+    baseline: bool = True  # also train the same student without a teacher, to know what distilling is worth
+
+    def __post_init__(self) -> None:
+        if any(not 0.0 <= alpha <= 1.0 for alpha in [self.alpha, *(self.alpha_schedule or [])]):
+            raise ValueError("alpha is the weight of CE and lies between 0 and 1")
+        if self.alpha_schedule is not None and not self.alpha_schedule:
+            raise ValueError("alpha_schedule needs at least one value")
+        if self.temperature <= 0:
+            raise ValueError("temperature must be above 0")
+
+
+class Quantize(Section):
+    """bitsandbytes NF4 with double quantisation; lm_head and embeddings stay as they are."""
+
+    blocksize: Literal[64] = 64
+
+
+class Onnx(Section):
+    """How the ONNX export stores weights."""
+
+    precision: Literal["int4", "fp32"] = "int4"
+    int8_head: bool = True  # the last layer in 8 bits: small models lose most in it
+    block_size: Literal[16, 32, 64, 128] = 32
+
+
+class Export(Section):
+    """Which forms of the student the bundle holds."""
+
+    onnx: Onnx | None = Onnx()
+
+
+class Gate(Section):
+    """The run fails when the shipped student is below any of these."""
+
+    f1_retention: float = 0.0  # F1 of the ONNX student / F1 of the teacher, injected defects
+    hygiene_f1_retention: float = 0.0
+    answer_validity: float = 0.0
+    length_retention: float = 0.0
+    term_retention: float = 0.0
+
+
+class Evaluate(Section):
+    """How much held-out code the scores rest on."""
+
+    natural_units: int = 400
+    planted_units: int = 400
+    batch_size: int = 64
+    max_answer_tokens: int = 96
+    gate: Gate = Gate()
+
+
+class Recipe(Section, kw_only=True):
+    """Everything a run depends on. Without `student` the run ends with the teacher and its scores."""
+
+    name: str
+    seed: int = 7
+    data: Data
+    teacher: Teacher
+    student: Student | None = None
+    distill: Distill = Distill()
+    train: Train = Train()
+    quantize: Quantize | None = Quantize()
+    export: Export = Export()
+    evaluate: Evaluate = Evaluate()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: a YAML or JSON file. Folders and templates it names are relative to it.
+        overrides: `key.sub=value` as on the command line; values are YAML.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, a key is unknown (the nearest known key is named),
+            or a value has the wrong type or makes no sense.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe at {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path} is not a recipe: it must be a mapping with `name`, `data` and `teacher`")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        recipe = msgspec.convert(raw, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{path}: {_explain(str(error))}") from error
+    return _with_paths(recipe, path.parent)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    dotted, separator, value = override.partition("=")
+    if not separator:
+        raise RecipeError(f"--set {override!r}: write it as key.sub=value")
+    *parents, key = dotted.split(".")
+    place = raw
+    for parent in parents:
+        if not isinstance(place.setdefault(parent, {}), dict):
+            raise RecipeError(f"--set {dotted}: {parent!r} is a value, not a section")
+        place = place[parent]
+    place[key] = yaml.safe_load(value)
+
+
+def _explain(message: str) -> str:
+    """msgspec's message, with the nearest known key where a key is unknown."""
+    unknown = re.search(r"unknown field `(.+?)`(?: - at `\$\.?(.*)`)?", message)
+    if unknown is None:
+        return message.replace("`$.", "`")
+    key, place = unknown.group(1), unknown.group(2) or ""
+    known = sorted(_known_keys(place))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    where = f" in `{place}`" if place else ""
+    return f"unknown key `{key}`{where}; did you mean `{near[0]}`? (known: {', '.join(known)})"
+
+
+def _known_keys(place: str) -> tuple[str, ...]:
+    section: type = Recipe
+    for name in filter(None, place.split(".")):
+        annotation = next(field.type for field in msgspec.structs.fields(section) if field.name == name)
+        section = next(
+            part for part in getattr(annotation, "__args__", (annotation,)) if issubclass(part, Section)
+        )
+    return section.__struct_fields__
+
+
+def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Names that exist as a path beside the recipe become that path; hub and package names stay names."""
+
+    def located(name: str | None) -> str | None:
+        return str((folder / name).resolve()) if name is not None and (folder / name).exists() else name
+
+    replace = msgspec.structs.replace
+    data = replace(recipe.data, corpus=[located(entry) or entry for entry in recipe.data.corpus])
+    if recipe.data.prompt.endswith(".jinja"):
+        data = replace(data, prompt=located(recipe.data.prompt))
+    teacher = replace(
+        recipe.teacher, model=located(recipe.teacher.model), adapter=located(recipe.teacher.adapter)
+    )
+    student = recipe.student and replace(recipe.student, model=located(recipe.student.model))
+    return replace(recipe, data=data, teacher=teacher, student=student)
