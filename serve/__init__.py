@@ -1,0 +1,1 @@
+"""A bundle served: the engine, the analysis, the REST API, and the clients of both."""

@@ -1,0 +1,1 @@
+"""Where tokens come from: KV slots, continuous batching and grammars over one loaded student."""
