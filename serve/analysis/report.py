@@ -1,4 +1,4 @@
-"""What an analysis returns, as JSON and in Python. It imports msgspec alone, so that the CI client can read it."""
+"""What an analysis returns, as JSON and in Python. It imports msgspec alone, so that the CI client can."""
 
 from typing import Literal
 
@@ -76,7 +76,7 @@ class CyclomaticComplexity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers computed from the file itself. `code_lines` are lines that hold more than blanks and comments."""
+    """Numbers computed from the file. `code_lines` are lines that hold more than blanks and comments."""
 
     lines: int
     code_lines: int
