@@ -1,0 +1,154 @@
+"""From what a student wrote about a unit to findings about the file, each of them checked.
+
+A finding is believed only as far as it can be checked: its rule is in the catalogue and its line in the
+unit, else it is dropped; `at` stands exactly once on that line, else the whole line is marked and no fix
+is offered; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bundle.answer import Answer, AnswerFinding
+from bundle.rules import Catalogue
+from bundle.units import Unit
+from serve.analysis.report import Edit, Finding, Fix
+
+LINE_BREAKS = ("\n", "\r", "\f", "\v")
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A finding whose place in the file is known, with a fix that was not tried yet.
+
+    Columns count from 1; the end column is exclusive. `at` is the marked text.
+    """
+
+    rule: str
+    confidence: float
+    unit: str
+    line: int
+    start_column: int
+    end_column: int
+    at: str
+    fix: str | None
+
+    @property
+    def edit(self) -> Edit | None:
+        """The fix as an edit of the file."""
+        if self.fix is None:
+            return None
+        return Edit(
+            start_line=self.line,
+            start_column=self.start_column,
+            end_line=self.line,
+            end_column=self.end_column,
+            text=self.fix,
+        )
+
+
+def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: Catalogue) -> list[Candidate]:
+    """The findings of one answer that can be placed in the file.
+
+    Args:
+        unit: what the student was asked about.
+        answer: what it said.
+        confidences: one for each finding of the answer.
+        catalogue: the rules that exist.
+    """
+    return [
+        _place(unit, finding, confidence)
+        for finding, confidence in zip(answer.findings, confidences, strict=True)
+        if finding.rule in catalogue.ids
+        and 1 <= finding.line <= len(unit.lines)
+        and finding.fix != finding.at
+    ]
+
+
+def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
+    line = unit.lines[finding.line - 1]
+    first = line.text.find(finding.at)
+    exact = bool(finding.at) and first >= 0 and line.text.find(finding.at, first + 1) < 0
+    if exact:
+        start, at = first, finding.at
+    else:
+        at = line.text.strip()
+        start = line.text.find(at)
+    one_line = finding.fix is not None and not any(mark in finding.fix for mark in LINE_BREAKS)
+    return Candidate(
+        rule=finding.rule,
+        confidence=confidence,
+        unit=unit.name,
+        line=line.number,
+        start_column=line.removed + start + 1,
+        end_column=line.removed + start + len(at) + 1,
+        at=at,
+        fix=finding.fix if exact and one_line else None,
+    )
+
+
+def merge(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Sorted by place; of findings that say the same about the same place, the surest."""
+    best: dict[tuple[str, int, int, int, str | None], Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.confidence):
+        key = (
+            candidate.rule,
+            candidate.line,
+            candidate.start_column,
+            candidate.end_column,
+            candidate.fix,
+        )
+        best.setdefault(key, candidate)
+    return sorted(
+        best.values(), key=lambda candidate: (candidate.line, candidate.start_column, candidate.rule)
+    )
+
+
+def as_findings(
+    candidates: Sequence[Candidate],
+    fix_parses: Sequence[bool],
+    lines: Sequence[str],
+    path: str,
+    catalogue: Catalogue,
+) -> tuple[Finding, ...]:
+    """The findings of a report.
+
+    Args:
+        candidates: merged and sorted.
+        fix_parses: for each candidate, whether the file parses with its fix applied.
+        lines: the file's lines.
+        path: what the file is called in the report.
+        catalogue: the rules' severities and messages.
+    """
+    seen: Counter[tuple[str, str, str]] = Counter()
+    findings = []
+    for candidate, parses in zip(candidates, fix_parses, strict=True):
+        snippet = lines[candidate.line - 1]
+        key = (candidate.rule, candidate.unit, snippet.strip())
+        edit = candidate.edit if parses else None
+        rule = catalogue[candidate.rule]
+        findings.append(
+            Finding(
+                rule=rule.id,
+                severity=rule.severity,
+                confidence=round(candidate.confidence, 4),
+                message=rule.explain(candidate.at, None if edit is None else edit.text),
+                path=path,
+                start_line=candidate.line,
+                end_line=candidate.line,
+                start_column=candidate.start_column,
+                end_column=candidate.end_column,
+                snippet=snippet,
+                fingerprint=_fingerprint(path, *key, seen[key]),
+                fix=None if edit is None else Fix(edits=(edit,), verified=True),
+            )
+        )
+        seen[key] += 1
+    return tuple(findings)
+
+
+def _fingerprint(path: str, rule: str, unit: str, text: str, occurrence: int) -> str:
+    """Names a finding by what it says, not by its line number, so that it survives edits elsewhere."""
+    parts = (rule, path, unit, text, str(occurrence))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
