@@ -1,0 +1,91 @@
+"""A check: every selected file analysed, several at a time, whatever happens to one of them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from serve.analysis.report import Report
+from serve.client.files import FailedPath, Selection, SkippedPath, UnreadableSource, read_source, shown
+
+
+class FileRefused(Exception):
+    """This file was not analysed; another one may be. The place is in the file, when there is one."""
+
+    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.line, self.column = line, column
+
+
+class AnalyzerUnavailable(Exception):
+    """No further file can be analysed: the server does not answer, or the bundle does not load."""
+
+
+class Analyzer(Protocol):
+    """Whatever turns one file's text into a report."""
+
+    async def analyze(self, code: str, path: str) -> Report:
+        """The report of one file.
+
+        Raises:
+            FileRefused: this file can not be analysed.
+            AnalyzerUnavailable: nothing can be analysed any more.
+        """
+        ...
+
+
+class CheckedFile(msgspec.Struct, frozen=True):
+    """One file's text, with `\\n` line ends, and what was said about it."""
+
+    path: str
+    source: str
+    report: Report
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Everything a check has to tell, sorted by path. It is complete when nothing failed."""
+
+    checked: tuple[CheckedFile, ...]
+    skipped: tuple[SkippedPath, ...]
+    failed: tuple[FailedPath, ...]
+
+
+async def check_files(
+    selection: Selection, analyzer: Analyzer, jobs: int, on_file_done: Callable[[], None]
+) -> Outcome:
+    """Analyse the selected files, at most `jobs` at a time.
+
+    Once the analyzer is unavailable the remaining files are not tried: each is reported as failed.
+    """
+    checked: list[CheckedFile] = []
+    failed: list[FailedPath] = [*selection.failed]
+    unavailable: list[str] = []
+    waiting = iter(selection.files)
+
+    async def work() -> None:
+        for file in waiting:
+            path = shown(file)
+            try:
+                source = read_source(file)
+                if unavailable:
+                    failed.append(FailedPath(path, unavailable[0]))
+                else:
+                    checked.append(CheckedFile(path, source, await analyzer.analyze(source, path)))
+            except UnreadableSource as error:
+                failed.append(FailedPath(path, str(error)))
+            except FileRefused as error:
+                failed.append(FailedPath(path, str(error), error.line, error.column))
+            except AnalyzerUnavailable as error:
+                unavailable.append(str(error))
+                failed.append(FailedPath(path, unavailable[0]))
+            on_file_done()
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(min(jobs, len(selection.files))):
+            workers.create_task(work())
+    return Outcome(
+        checked=tuple(sorted(checked, key=lambda file: file.path)),
+        skipped=selection.skipped,
+        failed=tuple(sorted(failed, key=lambda failure: failure.path)),
+    )

@@ -1,0 +1,70 @@
+"""Asking a bundle that is loaded in this process, for checks without a server."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bundle.manifest import BundleError
+from bundle.units import UnparsableCode
+from serve.analysis.report import Report
+from serve.client.check import AnalyzerUnavailable, FileRefused
+
+
+class ServingNotInstalled(Exception):
+    """This is the bare client; loading a bundle needs the packages of the `serve` extra."""
+
+
+class BundleAnalyzer:
+    """The engine of one bundle, asked about one file at a time: it batches the units of a file by itself.
+
+    The bundle is loaded for the first file. Use it as an async context manager.
+    """
+
+    def __init__(self, bundle: Path, rules: Sequence[str] | None, min_confidence: float | None) -> None:
+        """
+        Raises:
+            ServingNotInstalled: the engine's packages are missing.
+        """
+        try:
+            from serve.analysis.local import LocalAnalyzer
+        except ImportError as error:
+            raise ServingNotInstalled(
+                f"--bundle needs packages that are not installed here ({error}); "
+                "run: pip install 'deepcode-analyst[serve]', or ask a server with --url"
+            ) from error
+        self._load: type[LocalAnalyzer] = LocalAnalyzer
+        self._bundle, self._rules, self._min_confidence = bundle, rules, min_confidence
+        self._loaded: LocalAnalyzer | None = None
+        self._free = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loaded is not None:
+            await asyncio.to_thread(self._loaded.close)
+
+    async def analyze(self, code: str, path: str) -> Report:
+        """The engine's report of one file.
+
+        Raises:
+            FileRefused: the code does not parse, or the bundle has no such rule.
+            AnalyzerUnavailable: the bundle is not one that may be loaded.
+        """
+        async with self._free:
+            try:
+                if self._loaded is None:
+                    self._loaded = await asyncio.to_thread(self._load, self._bundle)
+                return await asyncio.to_thread(
+                    self._loaded.analyze, code, path, self._rules, self._min_confidence
+                )
+            except BundleError as error:
+                raise AnalyzerUnavailable(str(error)) from error
+            except UnparsableCode as error:
+                raise FileRefused(str(error), error.line, error.column) from error
+            except ValueError as error:
+                raise FileRefused(str(error)) from error

@@ -1,0 +1,155 @@
+"""A check for a person: every finding with the code it is about, then what went wrong, then the numbers."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from serve.analysis.report import Edit, Finding, Severity
+from serve.client.check import CheckedFile, Outcome
+from serve.client.document import count_by_severity
+from serve.client.files import FailedPath
+
+STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+MAX_FRAME_LINES = 6
+MAX_PATHS_PER_ERROR = 5
+TAB_WIDTH = 4
+
+
+def print_findings(outcome: Outcome, console: Console) -> None:
+    """Every finding as a code frame, what was left out, and a last line with the totals."""
+    for file in outcome.checked:
+        lines = file.source.split("\n")
+        for finding in file.report.findings:
+            _print(console, _headline(finding))
+            _print(console, Text(f"  {_printable(finding.message)}"))
+            for line in _frame(finding, lines):
+                _print(console, line)
+            for line in _fix(finding, lines):
+                _print(console, line)
+            _print(console, Text())
+    for line in _skipped(outcome):
+        _print(console, line)
+    _print(console, _totals(outcome))
+
+
+def print_failures(failed: Sequence[FailedPath], console: Console) -> None:
+    """What was not analysed and why; files with one and the same reason are named together."""
+    by_message: dict[str, list[FailedPath]] = {}
+    for failure in failed:
+        by_message.setdefault(failure.message, []).append(failure)
+    for message, failures in by_message.items():
+        names = [_place(failure) for failure in failures[:MAX_PATHS_PER_ERROR]]
+        more = f" and {len(failures) - len(names)} more" if len(failures) > len(names) else ""
+        _print(console, Text.assemble(("not analysed: ", "bold red"), f"{', '.join(names)}{more}"))
+        _print(console, Text(f"  {_printable(message)}"))
+
+
+def _print(console: Console, line: Text) -> None:
+    # soft_wrap: a log keeps long lines whole, and a terminal wraps them itself.
+    console.print(line, soft_wrap=True, highlight=False)
+
+
+def _headline(finding: Finding) -> Text:
+    place = f"{_printable(finding.path)}:{finding.start_line}:{finding.start_column}: "
+    return Text.assemble(
+        (place, "bold"),
+        (finding.severity, STYLES[finding.severity]),
+        f" {_printable(finding.rule)} ",
+        (f"({finding.confidence:.0%} sure)", "dim"),
+    )
+
+
+def _frame(finding: Finding, lines: list[str]) -> Iterator[Text]:
+    """The finding's lines under their numbers, with carets below the columns it is about."""
+    last = min(finding.end_line, finding.start_line + MAX_FRAME_LINES - 1, len(lines))
+    width = len(str(last))
+    for number in range(finding.start_line, last + 1):
+        line = _printable(lines[number - 1])
+        indent = len(line) - len(line.lstrip())
+        start = finding.start_column - 1 if number == finding.start_line else indent
+        end = finding.end_column - 1 if number == finding.end_line else len(line)
+        before, upto = (cell_len(line[:column].expandtabs(TAB_WIDTH)) for column in (start, end))
+        yield Text(f"  {number:>{width}} | {line.expandtabs(TAB_WIDTH)}")
+        yield Text.assemble(
+            f"  {'':>{width}} | {' ' * before}", ("^" * max(upto - before, 1), STYLES[finding.severity])
+        )
+
+
+def _fix(finding: Finding, lines: list[str]) -> Iterator[Text]:
+    """The lines a fix touches, before and after it."""
+    if finding.fix is None or not finding.fix.edits:
+        return
+    edits = finding.fix.edits
+    first, last = min(edit.start_line for edit in edits), max(edit.end_line for edit in edits)
+    yield Text("  fix:" if finding.fix.verified else "  fix (the result was not parsed):", style="dim")
+    for line in lines[first - 1 : last]:
+        yield Text(f"  - {_printable(line).expandtabs(TAB_WIDTH)}", style="red")
+    for line in apply_edits(lines, edits)[first - 1 : last + _added_lines(edits)]:
+        yield Text(f"  + {_printable(line).expandtabs(TAB_WIDTH)}", style="green")
+
+
+def apply_edits(lines: Sequence[str], edits: Sequence[Edit]) -> list[str]:
+    """`lines` with `edits`, which do not overlap, applied."""
+    result = list(lines)
+    for edit in sorted(edits, key=lambda edit: (edit.start_line, edit.start_column), reverse=True):
+        head = result[edit.start_line - 1][: edit.start_column - 1]
+        tail = result[edit.end_line - 1][edit.end_column - 1 :]
+        result[edit.start_line - 1 : edit.end_line] = f"{head}{edit.text}{tail}".split("\n")
+    return result
+
+
+def _added_lines(edits: Sequence[Edit]) -> int:
+    return sum(edit.text.count("\n") - (edit.end_line - edit.start_line) for edit in edits)
+
+
+def _skipped(outcome: Outcome) -> Iterator[Text]:
+    for path in outcome.skipped:
+        yield Text(f"skipped: {_printable(path.path)}: {_printable(path.reason)}", style="dim")
+    for file in outcome.checked:
+        yield from _skipped_units(file)
+
+
+def _skipped_units(file: CheckedFile) -> Iterator[Text]:
+    for unit in file.report.skipped:
+        place = f"{_printable(file.path)}:{unit.start_line}-{unit.end_line}"
+        yield Text(f"skipped: {place} {_printable(unit.name)}: {_printable(unit.reason)}", style="dim")
+
+
+def _totals(outcome: Outcome) -> Text:
+    if not (outcome.checked or outcome.failed):
+        return Text("There are no Python files among these paths.")
+    parts = []
+    if outcome.checked:
+        counts = count_by_severity(outcome)
+        found = ", ".join(_count(number, severity) for severity, number in counts.items() if number)
+        model = outcome.checked[0].report.model
+        by = f"by {model.name} {model.revision}, {model.quantization} on {model.engine}"
+        parts.append(f"{found or 'No findings'} in {_count(len(outcome.checked), 'file')} ({by})")
+    if outcome.failed:
+        parts.append(f"{_count(len(outcome.failed), 'file')} not analysed")
+    return Text(f"{_printable('; '.join(parts))}.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _place(failure: FailedPath) -> str:
+    place = _printable(failure.path)
+    for number in (failure.line, failure.column):
+        if number is not None:
+            place += f":{number}"
+    return place
+
+
+def _printable(text: str) -> str:
+    """One line of a file or a server's words, unable to steer the terminal or to reorder what is read."""
+    return "".join(
+        character
+        if character == "\t" or unicodedata.category(character)[0] != "C"
+        else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
