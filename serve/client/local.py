@@ -17,10 +17,7 @@ class ServingNotInstalled(Exception):
 
 
 class BundleAnalyzer:
-    """The engine of one bundle, asked about one file at a time: it batches the units of a file by itself.
-
-    The bundle is loaded for the first file. Use it as an async context manager.
-    """
+    """The engine of one bundle, which is loaded for the first file. Use it as an async context manager."""
 
     def __init__(self, bundle: Path, rules: Sequence[str] | None, min_confidence: float | None) -> None:
         """
@@ -37,7 +34,7 @@ class BundleAnalyzer:
         self._load: type[LocalAnalyzer] = LocalAnalyzer
         self._bundle, self._rules, self._min_confidence = bundle, rules, min_confidence
         self._loaded: LocalAnalyzer | None = None
-        self._free = asyncio.Lock()
+        self._loading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,16 +52,16 @@ class BundleAnalyzer:
             FileRefused: the code does not parse, or the bundle has no such rule.
             AnalyzerUnavailable: the bundle is not one that may be loaded.
         """
-        async with self._free:
-            try:
+        try:
+            async with self._loading:
                 if self._loaded is None:
                     self._loaded = await asyncio.to_thread(self._load, self._bundle)
-                return await asyncio.to_thread(
-                    self._loaded.analyze, code, path, self._rules, self._min_confidence
-                )
-            except BundleError as error:
-                raise AnalyzerUnavailable(str(error)) from error
-            except UnparsableCode as error:
-                raise FileRefused(str(error), error.line, error.column) from error
-            except ValueError as error:
-                raise FileRefused(str(error)) from error
+            return await asyncio.to_thread(
+                self._loaded.analyze, code, path, self._rules, self._min_confidence
+            )
+        except BundleError as error:
+            raise AnalyzerUnavailable(str(error)) from error
+        except UnparsableCode as error:
+            raise FileRefused(str(error), error.line, error.column) from error
+        except ValueError as error:
+            raise FileRefused(str(error)) from error
