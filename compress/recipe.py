@@ -89,7 +89,7 @@ class Teacher(Section):
     lora: Lora | None = None  # correct through an adapter instead of all weights
     code_loss_weight: float = 0.3  # from scratch only: language modelling on the code itself
     answer_loss_weight: float = 5.0
-    tokenizer_files: int = 4000  # from scratch only: how many training units the tokenizer reads
+    tokenizer_units: int = 20000  # from scratch only: how many training units the tokenizer reads
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.scratch is None):

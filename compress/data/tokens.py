@@ -13,8 +13,7 @@ from bundle.answer import CLOSING_FINDINGS
 from bundle.prompt import TEMPLATES, Prompt
 from bundle.rules import Catalogue
 from compress.data.examples import Example
-
-IGNORED = -100  # the label of positions that no loss looks at
+from compress.losses import IGNORED
 
 
 class Tokens(msgspec.Struct, frozen=True):

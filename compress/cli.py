@@ -1,0 +1,45 @@
+"""deepcode-compress: run a recipe, look at a run, measure a checkpoint."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from compress.errors import RecipeError
+from compress.recipe import load_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 below the gate, 2 the recipe or the command line is wrong."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        return options.command(options, console)
+    except RecipeError as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deepcode-compress", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="do every stage of a recipe; what is done already is skipped")
+    run.add_argument("recipe", type=Path)
+    run.add_argument("--out", type=Path, help="the run folder (default: runs/<recipe's name>)")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    run.add_argument("--from", metavar="STAGE", dest="rerun_from", help="redo this stage and all after it")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    recipe = load_recipe(options.recipe, options.overrides)
+    from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
+
+    run_recipe(recipe, options.out or Path("runs") / recipe.name, console, options.rerun_from)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A run's stages in order: skipped when nothing they depend on changed, resumed when they were cut off."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from compress.errors import RecipeError
+
+# In the order in which a run goes through them; a recipe may leave some out.
+STAGES = (
+    "data",
+    "teacher",
+    "logits",
+    "student",
+    "distill",
+    "baseline",
+    "quantize",
+    "onnx",
+    "evaluate",
+    "bundle",
+)
+
+
+class StageRecord(msgspec.Struct, frozen=True):
+    """What is written when a stage starts, and again when it ends: the hash of all it depends on."""
+
+    key: str
+    inputs: dict[str, Any]
+    seconds: float
+
+
+class Run:
+    """One run folder. Each stage has a folder of its own in it, named after the stage."""
+
+    def __init__(self, folder: Path, console: Console, rerun_from: str | None = None) -> None:
+        if rerun_from is not None and rerun_from not in STAGES:
+            raise RecipeError(f"--from {rerun_from}: no such stage; the stages are {', '.join(STAGES)}")
+        self.folder, self.console = folder, console
+        self.rerun = STAGES[STAGES.index(rerun_from) :] if rerun_from else ()
+        self.keys: dict[str, str] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(
+        self, name: str, after: list[str], inputs: dict[str, Any], action: Callable[[Path], None]
+    ) -> Path:
+        """Do one stage, unless it was done with the same inputs.
+
+        A stage that was cut off is given its folder back as it was left, so that it can go on from its own
+        checkpoints. A stage whose inputs changed starts from an empty folder.
+
+        Args:
+            after: earlier stages whose output this one reads.
+            inputs: everything else it depends on; must encode as JSON.
+            action: does the work into the folder it is given.
+        """
+        folder = self.folder / name
+        depends = {**inputs, "after": {earlier: self.keys[earlier] for earlier in after}}
+        key = hashlib.sha256(msgspec.json.encode(depends, order="deterministic")).hexdigest()
+        self.keys[name] = key
+        done, started = folder / "done.json", folder / "started.json"
+        if name not in self.rerun and _key_in(done) == key:
+            self.console.print(f"[dim]{name}: unchanged, skipped[/dim]")
+            return folder
+        resuming = name not in self.rerun and _key_in(started) == key
+        if not resuming:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        done.unlink(missing_ok=True)
+        _write(started, StageRecord(key, depends, 0.0))
+        self.console.print(f"[bold]{name}[/bold]{': resumed' if resuming else ''}")
+        begun = time.monotonic()
+        action(folder)
+        seconds = time.monotonic() - begun
+        _write(done, StageRecord(key, depends, round(seconds, 1)))
+        self.console.print(f"[dim]{name}: {seconds:.0f} s[/dim]")
+        return folder
+
+
+def _key_in(file: Path) -> str | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=StageRecord).key
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _write(file: Path, record: StageRecord) -> None:
+    staged = file.with_suffix(".tmp")
+    staged.write_bytes(msgspec.json.encode(record))
+    staged.replace(file)

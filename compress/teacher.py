@@ -1,0 +1,120 @@
+"""The teacher: a base model with or without an adapter, corrected on the domain; or one made from scratch."""
+
+import random
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from bundle.rules import Catalogue
+from compress.data.examples import read_examples
+from compress.data.tokens import TokenDataset, make_prompt
+from compress.errors import RecipeError
+from compress.recipe import Lora, Recipe
+from compress.scratch import make_teacher
+from compress.training import AnswerTrainer, CodeAndAnswerTrainer
+
+
+def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path) -> None:
+    """Write the teacher as a plain checkpoint into `out`/model: adapter merged, corrected, in bf16.
+
+    Raises:
+        RecipeError: the model or the adapter cannot be loaded.
+    """
+    target = out / "model"
+    if target.is_dir():
+        return
+    if recipe.teacher.scratch is not None:
+        _train_from_scratch(recipe, catalogue, data, out, target)
+    elif recipe.teacher.train is not None:
+        _correct(recipe, catalogue, data, out, target)
+    else:
+        model, tokenizer = load_teacher(recipe.teacher.model or "", recipe.teacher.adapter)
+        staged = out / "model.partial"
+        model.to(torch.bfloat16).save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        staged.rename(target)
+
+
+def load_teacher(name: str, adapter: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A checkpoint from disk or a hub, with its LoRA adapter merged into the weights.
+
+    Raises:
+        RecipeError: nothing loadable is there; no remote code is ever run.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"teacher.model: cannot load {name!r}: {str(error).splitlines()[0]}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        raise RecipeError(f"teacher.model: {name!r} needs a fast tokenizer (tokenizer.json) with an EOS token")
+    if tokenizer.pad_token_id is None:
+        raise RecipeError(f"teacher.model: the tokenizer of {name!r} has no pad token; set one other than EOS")
+    if adapter is not None:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"teacher.adapter: cannot load {adapter!r}: {str(error).splitlines()[0]}"
+            ) from error
+    return model, tokenizer
+
+
+def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:
+    teacher = recipe.teacher
+    assert teacher.scratch is not None and teacher.train is not None, "the recipe was validated"
+    examples = read_examples(data / "train.jsonl")
+    sample = random.Random(recipe.seed).sample(examples, min(teacher.tokenizer_units, len(examples)))
+    texts = (text for example in sample for text in (example.unit.numbered(), example.unit.summary or ""))
+    model, tokenizer = make_teacher(teacher.scratch, texts, catalogue, recipe.seed)
+    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
+    dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
+    trainer = CodeAndAnswerTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        train=teacher.train,
+        dataset=dataset,
+        out=out / "checkpoints",
+        seed=recipe.seed,
+        description="teacher",
+        code_loss_weight=teacher.code_loss_weight,
+        answer_loss_weight=teacher.answer_loss_weight,
+    )
+    trainer.train_resuming(target)
+
+
+def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:
+    """Teacher correction: fine-tune on the domain before distilling (Minitron, 2408.11796, section 3.2)."""
+    assert recipe.teacher.model is not None and recipe.teacher.train is not None, "the recipe was validated"
+    model, tokenizer = load_teacher(recipe.teacher.model, recipe.teacher.adapter)
+    if recipe.teacher.lora is not None:
+        model = _with_adapter(model, recipe.teacher.lora)
+    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
+    examples = read_examples(data / "train.jsonl")
+    dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
+    trainer = AnswerTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        train=recipe.teacher.train,
+        dataset=dataset,
+        out=out / "checkpoints",
+        seed=recipe.seed,
+        description="teacher correction",
+    )
+    trainer.train_resuming(target)
+
+
+def _with_adapter(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)

@@ -1,0 +1,205 @@
+"""What every training loop here shares: transformers' Trainer, batches by token budget, resuming, progress."""
+
+import functools
+import shutil
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from compress.data.tokens import TokenBudgetBatches, TokenDataset, collate
+from compress.losses import IGNORED, cross_entropy_sum, in_chunks, predicting_positions
+from compress.recipe import Train
+
+
+def training_arguments(train: Train, out: Path, seed: int) -> TrainingArguments:
+    """A recipe's `train` section as transformers sees it, with checkpoints below `out`."""
+    return TrainingArguments(
+        output_dir=str(out),
+        seed=seed,
+        data_seed=seed,
+        learning_rate=train.learning_rate,
+        num_train_epochs=train.num_train_epochs,
+        max_steps=train.max_steps,
+        per_device_train_batch_size=train.per_device_train_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_checkpointing=train.gradient_checkpointing,
+        optim=train.optim,
+        lr_scheduler_type=train.lr_scheduler_type,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        adam_beta2=0.95,
+        bf16=train.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=train.save_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+_CODE_POSITIONS_SAMPLED = 0.25
+
+
+class AnswerTrainer(Trainer):
+    """Learns answers by cross-entropy; subclasses say what else.
+
+    The loss of a micro-batch is a sum over its valid tokens divided by the valid tokens of the whole
+    accumulation window, so that neither micro-batches nor ranks change the gradient.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        train: Train,
+        dataset: TokenDataset,
+        out: Path,
+        seed: int,
+        description: str,
+    ) -> None:
+        self.batches = (
+            TokenBudgetBatches(dataset.lengths, train.max_tokens_per_batch, seed)
+            if train.max_tokens_per_batch is not None
+            else None
+        )
+        super().__init__(
+            model=model,
+            args=training_arguments(train, out, seed),
+            train_dataset=dataset,
+            data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
+            processing_class=tokenizer,
+            callbacks=[_ProgressBar(description)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.batches is None:
+            return super().get_train_dataloader()
+        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        hidden = self.last_hidden_states(model, inputs)
+        mask, targets = predicting_positions(inputs["labels"])
+        total = self.loss_sum(model, hidden[mask], targets, mask, inputs)
+        items = num_items_in_batch if num_items_in_batch is not None else targets.numel()
+        # Ranks average their gradients; the window's token count is already over all of them.
+        return total / items * self.accelerator.num_processes
+
+    def last_hidden_states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """What the head turns into logits: [B, S, H]. Logits are made only where a loss looks."""
+        return model.model(  # type: ignore[operator]
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).last_hidden_state
+
+    def loss_sum(
+        self, model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, inputs: dict[str, Tensor]
+    ) -> Tensor:
+        """Sum of the loss over the N predicting positions.
+
+        Args:
+            hidden: [N, H]; targets: [N]; mask: [B, S], where in the batch the N positions are.
+        """
+
+        def loss(rows: Tensor, labels: Tensor) -> Tensor:
+            return cross_entropy_sum(model.lm_head(rows), labels)  # type: ignore[operator]
+
+        return in_chunks(loss, hidden, (targets,))
+
+    def train_resuming(self, out: Path) -> None:
+        """Train to the end, from the newest whole checkpoint if an earlier run left one, and save to `out`."""
+        checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        staged = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(staged, ignore_errors=True)
+        self.model.save_pretrained(staged)
+        self.processing_class.save_pretrained(staged)
+        self.state.save_to_json(str(staged / "training.json"))
+        staged.rename(out)
+
+
+class CodeAndAnswerTrainer(AnswerTrainer):
+    """Teaches a model from scratch: the code itself, lightly, and the answers, heavily."""
+
+    def __init__(self, *args, code_loss_weight: float, answer_loss_weight: float, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.code_loss_weight, self.answer_loss_weight = code_loss_weight, answer_loss_weight
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        everywhere = inputs["attention_mask"][:, 1:].bool()
+        in_answer = inputs["labels"][:, 1:] != IGNORED
+        # A random part of the code positions, weighted up to stand for all: most of a step's time would
+        # otherwise go into their logits.
+        sampled = torch.rand(in_answer.shape, device=in_answer.device) < _CODE_POSITIONS_SAMPLED
+        used = everywhere & (in_answer | sampled)
+        hidden = self.last_hidden_states(model, inputs)[:, :-1][used]
+        targets = inputs["input_ids"][:, 1:][used]
+        code_weight = self.code_loss_weight / _CODE_POSITIONS_SAMPLED
+        weights = torch.where(in_answer[used], self.answer_loss_weight, code_weight)
+
+        def loss(rows: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
+            return cross_entropy_sum(model.lm_head(rows), labels, factors)
+
+        total = in_chunks(loss, hidden, (targets, weights), chunk=8192)
+        # num_items_in_batch counts answer tokens only; here every token counts. Windows hold about equally
+        # many, so dividing each micro-batch by its own is good enough for a model that starts from noise.
+        return total / everywhere.sum() * self.accelerator.num_processes / self.args.gradient_accumulation_steps
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a killed run may leave half of one.
+
+    Trainer writes trainer_state.json last, so a checkpoint without it is not whole.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+class _ProgressBar(TrainerCallback):
+    """A bar with the time left, and the loss beside it."""
+
+    def __init__(self, description: str) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+        )
+        self.task = self.progress.add_task(description, loss=float("nan"))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.progress.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.progress.update(self.task, loss=logs["loss"])
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.progress.stop()
