@@ -22,6 +22,10 @@ class AnalyzerUnavailable(Exception):
     """No further file can be analysed: the server does not answer, or the bundle does not load."""
 
 
+class OptionsRefused(Exception):
+    """What was asked for holds for no file at all, such as a rule the bundle does not know."""
+
+
 class Analyzer(Protocol):
     """Whatever turns one file's text into a report."""
 
@@ -31,6 +35,7 @@ class Analyzer(Protocol):
         Raises:
             FileRefused: this file can not be analysed.
             AnalyzerUnavailable: nothing can be analysed any more.
+            OptionsRefused: nothing can be analysed in the way that was asked for.
         """
         ...
 
@@ -57,10 +62,14 @@ async def check_files(
     """Analyse the selected files, at most `jobs` at a time.
 
     Once the analyzer is unavailable the remaining files are not tried: each is reported as failed.
+
+    Raises:
+        OptionsRefused: the analyzer would refuse every file.
     """
     checked: list[CheckedFile] = []
     failed: list[FailedPath] = [*selection.failed]
     unavailable: list[str] = []
+    refused: list[OptionsRefused] = []
     waiting = iter(selection.files)
 
     async def work() -> None:
@@ -79,11 +88,16 @@ async def check_files(
             except AnalyzerUnavailable as error:
                 unavailable.append(str(error))
                 failed.append(FailedPath(path, unavailable[0]))
+            except OptionsRefused as error:
+                refused.append(error)
+                return
             on_file_done()
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(min(jobs, len(selection.files))):
             workers.create_task(work())
+    if refused:
+        raise refused[0]
     return Outcome(
         checked=tuple(sorted(checked, key=lambda file: file.path)),
         skipped=selection.skipped,

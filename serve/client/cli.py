@@ -20,7 +20,7 @@ import httpx
 from rich.console import Console
 
 from serve.analysis.report import Severity
-from serve.client.check import Outcome, check_files
+from serve.client.check import OptionsRefused, Outcome, check_files
 from serve.client.document import encode_document
 from serve.client.files import MissingPath, Selection, select_files
 from serve.client.local import BundleAnalyzer, ServingNotInstalled
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = asyncio.run(_check(options, select_files(options.paths)))
         _write(outcome, options.format)
-    except (MissingPath, ServingNotInstalled) as error:
+    except (MissingPath, ServingNotInstalled, OptionsRefused) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

@@ -9,7 +9,7 @@ from typing import Self
 from bundle.manifest import BundleError
 from bundle.units import UnparsableCode
 from serve.analysis.report import Report
-from serve.client.check import AnalyzerUnavailable, FileRefused
+from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused
 
 
 class ServingNotInstalled(Exception):
@@ -25,12 +25,14 @@ class BundleAnalyzer:
             ServingNotInstalled: the engine's packages are missing.
         """
         try:
+            from serve.analysis.analyzer import UnknownRules
             from serve.analysis.local import LocalAnalyzer
         except ImportError as error:
             raise ServingNotInstalled(
                 f"--bundle needs packages that are not installed here ({error}); "
                 "run: pip install 'deepcode-analyst[serve]', or ask a server with --url"
             ) from error
+        self._unknown_rules = UnknownRules
         self._load: type[LocalAnalyzer] = LocalAnalyzer
         self._bundle, self._rules, self._min_confidence = bundle, rules, min_confidence
         self._loaded: LocalAnalyzer | None = None
@@ -49,8 +51,9 @@ class BundleAnalyzer:
         """The engine's report of one file.
 
         Raises:
-            FileRefused: the code does not parse, or the bundle has no such rule.
+            FileRefused: the code does not parse, or is none this bundle was trained on.
             AnalyzerUnavailable: the bundle is not one that may be loaded.
+            OptionsRefused: the bundle has no such rule.
         """
         try:
             async with self._loading:
@@ -61,6 +64,8 @@ class BundleAnalyzer:
             )
         except BundleError as error:
             raise AnalyzerUnavailable(str(error)) from error
+        except self._unknown_rules as error:
+            raise OptionsRefused(str(error)) from error
         except UnparsableCode as error:
             raise FileRefused(str(error), error.line, error.column) from error
         except ValueError as error:

@@ -12,12 +12,13 @@ import httpx
 import msgspec
 
 from serve.analysis.report import Report
-from serve.client.check import AnalyzerUnavailable, FileRefused
+from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused
 
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0)
 BUSY = frozenset({429, 502, 503})
 # About this one file; every other status says that this URL will not analyse any.
-ABOUT_THE_FILE = frozenset({400, 413, 422, 500, 504})
+ABOUT_THE_FILE = frozenset({400, 408, 413, 422, 500, 504})
+UNKNOWN_RULES = "urn:deepcode-analyst:problem:unknown-rules"
 LONGEST_WAIT_S = 120.0
 TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=300.0, pool=None)
 
@@ -34,6 +35,7 @@ class AnalyzeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Problem(msgspec.Struct, frozen=True):
     """What this client reads of an application/problem+json body."""
 
+    type: str = ""
     title: str = ""
     detail: str = ""
     line: int | None = None
@@ -65,6 +67,7 @@ class RemoteAnalyzer:
         Raises:
             FileRefused: the server said no to this file, or did not answer about it.
             AnalyzerUnavailable: there is no server, it stays busy, or it is no deepcode-serve.
+            OptionsRefused: the server's bundle has no such rule.
         """
         request = AnalyzeRequest(code, path, self._rules, self._min_confidence)
         response = await self._send(msgspec.json.encode(request))
@@ -72,6 +75,8 @@ class RemoteAnalyzer:
             return self._report(response)
         problem = read_problem(response)
         said = problem.detail or problem.title or "no reason given"
+        if problem.type == UNKNOWN_RULES:
+            raise OptionsRefused(said)
         if response.status_code in ABOUT_THE_FILE:
             raise FileRefused(
                 f"refused by the server ({response.status_code}): {said}", problem.line, problem.column
