@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from bundle.answer import CLOSING, CLOSING_FINDINGS, Answer, parse_answer
 from bundle.confidence import finding_confidences
@@ -51,10 +53,10 @@ class AnalysisRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """One file to analyse. None means: the language of the path, every rule, the bundle's thresholds."""
 
     code: str
-    path: str = "<input>"
+    path: Annotated[str, Meta(max_length=4096)] = "<input>"
     language: str | None = None
     rules: tuple[str, ...] | None = None
-    min_confidence: float | None = None
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 class _UnitResult(msgspec.Struct, frozen=True):
@@ -190,10 +192,7 @@ class Analyzer:
         context = self._manifest.context_length
         if len(prompt) + ANSWER_TOKENS <= context:
             return None
-        return (
-            f"{len(prompt)} prompt tokens and {ANSWER_TOKENS} for the answer exceed the context of "
-            f"{context} tokens"
-        )
+        return f"{len(prompt)} prompt tokens and {ANSWER_TOKENS} for the answer exceed the context of {context} tokens"
 
     async def _ask_about(
         self, unit: Unit, prompt: Sequence[int], rules: tuple[str, ...], with_summary: bool

@@ -60,9 +60,7 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
     return [
         _place(unit, finding, confidence)
         for finding, confidence in zip(answer.findings, confidences, strict=True)
-        if finding.rule in catalogue.ids
-        and 1 <= finding.line <= len(unit.lines)
-        and finding.fix != finding.at
+        if finding.rule in catalogue.ids and 1 <= finding.line <= len(unit.lines) and finding.fix != finding.at
     ]
 
 
@@ -100,9 +98,7 @@ def merge(candidates: Iterable[Candidate]) -> list[Candidate]:
             candidate.fix,
         )
         best.setdefault(key, candidate)
-    return sorted(
-        best.values(), key=lambda candidate: (candidate.line, candidate.start_column, candidate.rule)
-    )
+    return sorted(best.values(), key=lambda candidate: (candidate.line, candidate.start_column, candidate.rule))
 
 
 def as_findings(

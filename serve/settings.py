@@ -1,0 +1,65 @@
+"""Everything an operator can set: flags first, then environment variables, then these defaults."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX = "DEEPCODE_"
+
+
+class SettingsError(ValueError):
+    """A setting is missing or has a value it can not have; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One server's settings. The environment variable of `max_queue` is DEEPCODE_MAX_QUEUE, and so on."""
+
+    bundle: Path
+    engine: Literal["onnx"] = "onnx"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    slots: Annotated[int, Meta(ge=1)] = 8
+    """Units answered at once; each owns a KV row of the bundle's context length."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """CPU threads of the engine; 0 for every core."""
+    max_queue: Annotated[int, Meta(ge=1)] = 64
+    """Analyses accepted at once; one more is refused with 503."""
+    max_body_bytes: Annotated[int, Meta(ge=1)] = 2_000_000
+    body_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    """How long a client may take to send its body."""
+    drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    """How long accepted work may go on after SIGTERM."""
+
+
+def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment, both as text.
+
+    Raises:
+        SettingsError: the bundle is not named, or a value does not fit.
+    """
+    chosen: dict[str, str] = {}
+    origin: dict[str, str] = {}
+    for name in Settings.__struct_fields__:
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        flag = flags.get(name)
+        if flag is not None:
+            chosen[name], origin[name] = flag, f"--{name.replace('_', '-')}"
+        elif variable in environment:
+            chosen[name], origin[name] = environment[variable], variable
+    if "bundle" not in chosen:
+        raise SettingsError(f"name a bundle: deepcode-serve BUNDLE, or set {ENVIRONMENT_PREFIX}BUNDLE")
+    for name, value in chosen.items():
+        try:
+            msgspec.convert({"bundle": chosen["bundle"], name: value}, Settings, strict=False, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{origin[name]}={value!r}: {error}".removesuffix(f" - at `$.{name}`")) from error
+    return msgspec.convert(chosen, Settings, strict=False, dec_hook=_path)
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind)
