@@ -66,10 +66,10 @@ def select_files(paths: Sequence[Path]) -> Selection:
 
     unique: dict[str, Path] = {}
     candidates = [item for item in found if isinstance(item, Path)]
-    for path in sorted(candidates, key=lambda path: (path.is_symlink(), path)):
+    for path in sorted(candidates, key=lambda path: (path.is_symlink(), path.as_posix())):
         unique.setdefault(os.path.realpath(path), path)
     return Selection(
-        files=tuple(sorted(unique.values())),
+        files=tuple(sorted(unique.values(), key=Path.as_posix)),
         skipped=tuple(item for item in found if isinstance(item, SkippedPath)),
         failed=tuple(item for item in found if isinstance(item, FailedPath)),
     )
