@@ -16,8 +16,10 @@ RUN /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[ser
 FROM ${PYTHON_IMAGE} AS runtime
 COPY --from=build /opt/venv /opt/venv
 # A container is reached from outside of it, so loopback, the default elsewhere, would serve nobody.
+# onnxruntime reports its use to its maker unless told not to; nothing here phones anyone.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     DEEPCODE_BUNDLE=/bundle \
     DEEPCODE_HOST=0.0.0.0 \
     DEEPCODE_PORT=8000

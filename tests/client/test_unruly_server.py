@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from serve.client.remote import retry_after
-from tests.client.conftest import BIN, Check
+from tests.client.conftest import Check
 from tests.client.scripted_server import HANG_UP, Answer, problem_answer, report_answer, scripted_server
+from tests.support.server_process import COMMANDS
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_an_interrupted_check_ends_at_once_with_130(three_files: Path) -> None:
         return HANG_UP
 
     with scripted_server(never) as server:
-        process = subprocess.Popen([BIN / "deepcode-check", "a.py", "--url", server.url], cwd=three_files)
+        process = subprocess.Popen([COMMANDS / "deepcode-check", "a.py", "--url", server.url], cwd=three_files)
         assert asked.wait(timeout=60)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
@@ -178,7 +179,7 @@ def test_a_progress_bar_appears_on_a_terminal_for_those_who_wait(three_files: Pa
 
     ours, theirs = pty.openpty()
     with scripted_server(answer) as server:
-        command = [BIN / "deepcode-check", ".", "--url", server.url, "--jobs", "1"]
+        command = [COMMANDS / "deepcode-check", ".", "--url", server.url, "--jobs", "1"]
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
         done = subprocess.run(
             command, cwd=three_files, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60
@@ -208,7 +209,7 @@ def test_a_reader_that_leaves_early_does_not_change_the_exit_code(three_files: P
     reading, writing = os.pipe()
     os.close(reading)
     with scripted_server(lambda number, request: report_answer(request)) as server:
-        command = [BIN / "deepcode-check", ".", "--url", server.url]
+        command = [COMMANDS / "deepcode-check", ".", "--url", server.url]
         done = subprocess.run(command, cwd=three_files, stdout=writing, stderr=subprocess.PIPE, timeout=60)
     os.close(writing)
 
