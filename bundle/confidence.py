@@ -21,13 +21,7 @@ from bundle.answer import OPENING
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _FINDING = re.compile(
-    rb'(?P<decision>,?\{"rule":'
-    + _STRING
-    + rb',"line":\d+,)"at":'
-    + _STRING
-    + rb',"fix":(?:null|'
-    + _STRING
-    + rb")\}"
+    rb'(?P<decision>,?\{"rule":' + _STRING + rb',"line":\d+,)"at":' + _STRING + rb',"fix":(?:null|' + _STRING + rb")\}"
 )
 
 
@@ -54,9 +48,7 @@ def finding_confidences(tokens: Iterable[tuple[bytes, float]]) -> list[float]:
         first, last = finding.span("decision")
         starts = [0, *ends[:-1]]
         deciding = (
-            logprob
-            for start, end, logprob in zip(starts, ends, logprobs, strict=True)
-            if start < last and end > first
+            logprob for start, end, logprob in zip(starts, ends, logprobs, strict=True) if start < last and end > first
         )
         confidences.append(math.exp(sum(deciding)))
         position = finding.end()

@@ -11,7 +11,7 @@ from litestar.response import Response
 from bundle.units import UnparsableCode
 from serve.analysis.analyzer import AnalysisRequest, Analyzer, BinaryInput, UnknownRules, UnsupportedLanguage
 from serve.analysis.report import Report
-from serve.api.errors import Problem, problem_response
+from serve.api.errors import Problem, documented, problem_response
 from serve.api.limits import RETRY_AFTER_DRAIN_SECONDS, Admission
 from serve.engine.base import EngineClosed
 
@@ -28,6 +28,7 @@ def malformed_json(request: Request[Any, Any, Any], error: Exception) -> Respons
     status_code=200,
     tags=["analysis"],
     summary="Analyse one file",
+    responses=documented(400, 408, 413, 422, 503),
     exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
 )
 async def analyze(

@@ -5,12 +5,27 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
 
 TYPE_PREFIX = "urn:deepcode-analyst:problem:"
 
+MEDIA_TYPE = "application/problem+json"
+
 _log = logging.getLogger(__name__)
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error. Some kinds have further members: `line` and `column` of unparsable code,
+    `known` rules, `supported` languages."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
 
 
 class Problem(Exception):
@@ -39,6 +54,16 @@ class Problem(Exception):
         self.headers, self.members = dict(headers or {}), members
 
 
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """The OpenAPI entries of the errors a route answers with."""
+    return {
+        status: ResponseSpec(
+            ProblemDetails, description=HTTPStatus(status).phrase, media_type=MEDIA_TYPE, generate_examples=False
+        )
+        for status in statuses
+    }
+
+
 def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """The response for any exception a request can raise."""
     problem = _as_problem(error)
@@ -55,7 +80,7 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
         },
         status_code=problem.status,
         headers=problem.headers,
-        media_type="application/problem+json",
+        media_type=MEDIA_TYPE,
     )
 
 
@@ -64,12 +89,17 @@ def _as_problem(error: Exception) -> Problem:
         return error
     if isinstance(error, ValidationException):
         faults = error.extra if isinstance(error.extra, list) else []
-        told = "; ".join(
-            f"{fault['key']}: {fault['message']}" if "key" in fault else fault["message"] for fault in faults
-        )
-        return Problem("invalid-request", 422, "The request does not fit the schema", told or error.detail)
+        detail = "; ".join(_fault(fault) for fault in faults) or error.detail
+        return Problem("invalid-request", 422, "The request does not fit the schema", detail)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         kind = status.phrase.lower().replace(" ", "-")
         return Problem(kind, status, status.phrase, error.detail, error.headers)
     return Problem("internal-error", 500, "Internal error", "This is a fault of the server; its log has the details.")
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """One validation error in words; the framework calls the body `data`, and a missing one too."""
+    if fault["message"] == "'data'":
+        return "the body is empty; send a JSON object"
+    return fault["message"] if fault.get("key", "data") == "data" else f"{fault['key']}: {fault['message']}"

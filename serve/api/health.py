@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from litestar import get
 
-from serve.api.errors import Problem
+from serve.api.errors import Problem, documented
 from serve.api.limits import RETRY_AFTER_DRAIN_SECONDS, Admission
 
 
@@ -21,7 +21,7 @@ async def live() -> Health:
     return Health()
 
 
-@get("/health/ready", tags=["health"], summary="The server takes work")
+@get("/health/ready", tags=["health"], summary="The server takes work", responses=documented(503))
 async def ready(admission: Admission) -> Health:
     """503 while the server is stopping. A server answers nothing before its student is loaded."""
     if admission.draining:

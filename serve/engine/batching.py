@@ -77,9 +77,7 @@ class BatchingEngine:
         manifest = bundle.manifest
         folder = bundle.export_folder("onnx")
         self._student = OnnxStudent(folder, manifest.model, slots + 1, manifest.context_length, threads)
-        self._grammar = AnswerGrammar(
-            bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids
-        )
+        self._grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
         self._eos = frozenset(manifest.eos_token_ids)
         self._context = manifest.context_length
         self._slots, self._staging = slots, slots
@@ -188,6 +186,7 @@ class BatchingEngine:
             answering = self._waiting.popleft()
         request = answering.request
         try:
+            self._check_tokens(request.prompt_ids)
             matcher = self._grammar.matcher(request.rules, request.lines)
             opening = matcher.take_forced()
             prompt = [*request.prompt_ids, *opening]
@@ -204,6 +203,12 @@ class BatchingEngine:
         self._totals.cached_tokens += row.length
         self._emit_forced(row, opening)
         return True
+
+    def _check_tokens(self, ids: Sequence[int]) -> None:
+        """ONNX Runtime's quantised embedding does not check: it would read whatever lies there."""
+        vocabulary = self._grammar.vocab_size
+        if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+            raise EngineError(f"the prompt holds a token outside the vocabulary of {vocabulary}")
 
     def _prefill_chunk(self) -> int:
         """Compute one chunk in the staging row; the last one moves the request to a row of its own."""

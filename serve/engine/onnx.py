@@ -70,9 +70,7 @@ class OnnxStudent:
         for array in self._kv.values():
             array[target, :, :length] = array[source, :, :length]
 
-    def _run(
-        self, row: int, rows: int, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def _run(self, row: int, rows: int, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         binding = self._bindings.get((row, rows))
         if binding is None:
             binding = self._bindings[row, rows] = self._bind(row, rows)

@@ -1,0 +1,27 @@
+"""Fixtures every room's tests may use."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_bundle import make_tiny_bundle, make_tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 checkpoint with its tokenizer, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    make_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path) -> Path:
+    """A real bundle of that checkpoint, its ONNX export in 4 bits. Copy it before changing it."""
+    return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("int4"), "int4")
+
+
+@pytest.fixture(scope="session")
+def tiny_float_bundle(tiny_checkpoint: Path) -> Path:
+    """The same, its ONNX export in float32."""
+    return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("fp32"), "fp32")

@@ -1,0 +1,96 @@
+"""Grammars: whatever the student's weights, an answer can be read, and names only what it may."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from bundle.answer import MAX_FINDINGS, Answer, AnswerFinding, parse_answer, write_answer
+from bundle.rules import load_catalogue
+from serve.engine.grammar import AnswerGrammar
+from tests.support.tiny_bundle import make_tiny_tokenizer
+
+RULES = load_catalogue().ids
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return make_tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def grammar(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> AnswerGrammar:
+    file = tmp_path_factory.mktemp("grammar") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return AnswerGrammar(file, tokenizer.get_vocab_size(), (tokenizer.token_to_id("<|im_end|>"),))
+
+
+def allowed_tokens(grammar: AnswerGrammar, matcher) -> np.ndarray:
+    mask = np.zeros((1, (grammar.vocab_size + 31) // 32), np.int32)
+    matcher.fill_mask(mask, 0)
+    return np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little", count=grammar.vocab_size))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rules=st.sets(st.sampled_from(RULES), min_size=1),
+    lines=st.integers(1, 1500),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_walk_through_the_grammar_is_an_answer(
+    grammar: AnswerGrammar, rules: set[str], lines: int, seed: int
+) -> None:
+    """A student that picks any allowed token, with the same chance for each."""
+    random = np.random.default_rng(seed)
+    matcher = grammar.matcher(tuple(sorted(rules)), lines)
+    ids = matcher.take_forced()
+    while not matcher.finished:
+        token = int(random.choice(allowed_tokens(grammar, matcher)))
+        matcher.consume(token)
+        ids += [token, *matcher.take_forced()]
+    answer = parse_answer(b"".join(grammar.token_bytes[token] for token in ids).decode())
+    assert len(answer.findings) <= MAX_FINDINGS
+    for finding in answer.findings:
+        assert finding.rule in rules
+        assert 1 <= finding.line <= lines
+
+
+# llguidance writes every character but DEL.
+text = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=60)
+findings = st.builds(
+    AnswerFinding,
+    rule=st.sampled_from(RULES),
+    line=st.integers(1, 99),
+    at=text.filter(bool),
+    fix=st.none() | text,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(answer=st.builds(Answer, findings=st.lists(findings, max_size=MAX_FINDINGS).map(tuple), summary=text))
+def test_a_student_may_write_every_answer_in_the_tokens_it_was_trained_on(
+    grammar: AnswerGrammar, tokenizer: Tokenizer, answer: Answer
+) -> None:
+    """Training encodes whole answers; at no step may a mask or a forced token lead elsewhere."""
+    ids = tokenizer.encode(write_answer(answer), add_special_tokens=False).ids
+    matcher = grammar.matcher(RULES, 99)
+    position = 0
+    while True:
+        forced = matcher.take_forced()
+        assert forced == ids[position : position + len(forced)]
+        position += len(forced)
+        if position == len(ids):
+            break
+        assert ids[position] in allowed_tokens(grammar, matcher), grammar.token_bytes[ids[position]]
+        matcher.consume(ids[position])
+        position += 1
+    assert matcher.finished
+
+
+def test_special_tokens_are_never_allowed_inside_an_answer(grammar: AnswerGrammar, tokenizer: Tokenizer) -> None:
+    matcher = grammar.matcher(RULES, 9)
+    for token in tokenizer.encode('{"findings":[],"summary":"a', add_special_tokens=False).ids:
+        matcher.consume(token)
+    special = {tokenizer.token_to_id(name) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
+    assert not special & set(allowed_tokens(grammar, matcher).tolist())
