@@ -107,9 +107,7 @@ def file_sha256(path: Path) -> str:
 def describe_files(root: Path) -> dict[str, FileEntry]:
     """Every file below `root` but the manifest itself, by its relative POSIX path."""
     paths = sorted(path for path in root.rglob("*") if path.is_file() and path != root / MANIFEST_FILE)
-    return {
-        path.relative_to(root).as_posix(): FileEntry(file_sha256(path), path.stat().st_size) for path in paths
-    }
+    return {path.relative_to(root).as_posix(): FileEntry(file_sha256(path), path.stat().st_size) for path in paths}
 
 
 def weights_sha256(files: dict[str, FileEntry], folder: str) -> str:

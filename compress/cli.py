@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compress.errors import RecipeError
+from compress.errors import GateError, RecipeError
 from compress.recipe import load_recipe
 
 
@@ -17,8 +17,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options, console)
     except RecipeError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
+        _complain(str(error))
         return 2
+    except GateError as error:
+        _complain(str(error))
+        return 1
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False).print("error:", message, soft_wrap=True, markup=False)
 
 
 def _parser() -> argparse.ArgumentParser:

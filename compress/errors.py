@@ -3,3 +3,7 @@
 
 class RecipeError(Exception):
     """The recipe, or something it points at, is wrong; the message says what, where and what to do next."""
+
+
+class GateError(Exception):
+    """The shipped student is below the recipe's gate."""

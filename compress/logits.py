@@ -61,7 +61,11 @@ def soft_label_key(
 
 @torch.no_grad()
 def write_soft_labels(
-    teacher: PreTrainedModel, dataset: TokenDataset, key: SoftLabelKey, pad_token_id: int, folder: Path,
+    teacher: PreTrainedModel,
+    dataset: TokenDataset,
+    key: SoftLabelKey,
+    pad_token_id: int,
+    folder: Path,
     tokens_per_batch: int = 16384,
 ) -> None:
     """One pass of the teacher over the dataset, in shards that are each written whole.
@@ -156,7 +160,7 @@ class SoftLabels:
             StaleSoftLabels: the folder's key is not `key`.
         """
         _claim(folder, key)
-        self.folder = folder
+        self.folder, self.key = folder, key
         self._shards: dict[int, dict[str, np.ndarray]] = {}
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,16 +1,29 @@
 """The stages of a recipe in order. Each takes the folders of earlier ones and writes its own."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bundle.rules import load_catalogue
+from bundle.rules import Catalogue, load_catalogue
+from compress.assemble import write_bundle
 from compress.data.build import build_examples, corpus_fingerprint
 from compress.data.corpus import find_sources
+from compress.data.examples import read_examples
+from compress.data.tokens import TokenDataset, make_prompt, prompt_template
+from compress.distill import train_student
+from compress.errors import GateError
+from compress.evaluate import Candidate, Evaluation, evaluate_models, score_table
+from compress.export.onnx import export_onnx
+from compress.logits import SoftLabels, soft_label_key, write_soft_labels
+from compress.quantize import quantize_nf4
 from compress.recipe import Recipe
+from compress.report import write_report
 from compress.stages import Run
-from compress.teacher import prepare_teacher
+from compress.student import start_student
+from compress.teacher import checkpoint_fingerprint, prepare_teacher
 
 CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"
 
@@ -20,31 +33,191 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, rerun_from: str |
 
     Raises:
         RecipeError: the recipe names something that is not there or cannot work.
-        GateError: the shipped student is below the recipe's gate; the bundle was not written.
+        GateError: the shipped student is below the recipe's gate; no bundle is written.
     """
-    catalogue = load_catalogue()
-    run = Run(folder, console, rerun_from)
-
-    sources, projects = find_sources(recipe.data.corpus, CORPUS_CACHE)
-    data = run.stage(
-        "data",
-        after=[],
-        inputs={
-            "data": recipe.data,
-            "seed": recipe.seed,
-            "corpus": corpus_fingerprint(sources),
-            "catalogue": catalogue,
-        },
-        action=lambda out: build_examples(recipe.data, sources, projects, catalogue, recipe.seed, out),
-    )
-    run.stage(
-        "teacher",
-        after=["data"],
-        inputs={"teacher": recipe.teacher, "seed": recipe.seed},
-        action=lambda out: prepare_teacher(recipe, catalogue, data, out),
-    )
+    _Pipeline(recipe, Run(folder, console, rerun_from), load_catalogue(), console).run()
 
 
-def recipe_as_json(recipe: Recipe) -> dict:
-    """The recipe as plain values, for the lineage."""
-    return msgspec.to_builtins(recipe)
+class _Pipeline:
+    def __init__(self, recipe: Recipe, run: Run, catalogue: Catalogue, console: Console) -> None:
+        self.recipe, self.run_folder, self.catalogue, self.console = recipe, run, catalogue, console
+
+    def run(self) -> None:
+        data = self._data()
+        teacher = self._teacher(data)
+        if self.recipe.student is None:
+            self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
+            return
+        logits = self._logits(data, teacher)
+        start = self._start(data, teacher)
+        student = self._train("distill", data, start, logits, after=["data", "logits", "student"])
+        candidates = [Candidate("teacher", teacher, teacher)]
+        if self.recipe.distill.baseline:
+            plain = self._train("baseline", data, start, None, after=["data", "student"])
+            candidates.append(Candidate("student, labels only", plain, plain))
+        candidates.append(Candidate("student, distilled", student, student))
+        exports = self._exports(data, student, candidates)
+        after = ["data", "teacher", *(["baseline"] if self.recipe.distill.baseline else []), "distill"]
+        report = self._evaluate(data, candidates, after=[*after, *exports])
+        self._bundle(student, exports, report)
+
+    def _dataset(self, data: Path, checkpoint: Path) -> TokenDataset:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        prompt = make_prompt(self.recipe.data.prompt, self.catalogue, tokenizer)
+        examples = read_examples(data / "train.jsonl")
+        return TokenDataset(examples, prompt, tokenizer.eos_token_id, self.recipe.data.max_tokens)
+
+    def _data(self) -> Path:
+        recipe = self.recipe
+        sources, projects = find_sources(recipe.data.corpus, CORPUS_CACHE)
+        return self.run_folder.stage(
+            "data",
+            after=[],
+            inputs={
+                "data": recipe.data,
+                "seed": recipe.seed,
+                "corpus": corpus_fingerprint(sources),
+                "catalogue": self.catalogue,
+            },
+            action=lambda out: build_examples(recipe.data, sources, projects, self.catalogue, recipe.seed, out),
+        )
+
+    def _teacher(self, data: Path) -> Path:
+        recipe = self.recipe
+        # A teacher that is used as it is does not depend on the data.
+        trained = recipe.teacher.train is not None
+        inputs: dict[str, Any] = {"teacher": recipe.teacher, "seed": recipe.seed}
+        if not trained:
+            inputs["files"] = checkpoint_fingerprint(recipe.teacher)
+        folder = self.run_folder.stage(
+            "teacher",
+            after=["data"] if trained else [],
+            inputs=inputs,
+            action=lambda out: prepare_teacher(recipe, self.catalogue, data, out),
+        )
+        return folder / "model"
+
+    def _logits(self, data: Path, teacher: Path) -> SoftLabels:
+        distill = self.recipe.distill
+
+        def write(out: Path) -> None:
+            tokenizer = AutoTokenizer.from_pretrained(teacher)
+            dataset = self._dataset(data, teacher)
+            key = soft_label_key(dataset, teacher, distill.temperature, distill.top_k, len(tokenizer))
+            model = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto", device_map="auto")
+            write_soft_labels(model, dataset, key, tokenizer.pad_token_id, out / "labels")
+
+        folder = self.run_folder.stage(
+            "logits",
+            after=["data", "teacher"],
+            inputs={
+                "prompt": prompt_template(self.recipe.data.prompt),
+                "temperature": distill.temperature,
+                "top_k": distill.top_k,
+            },
+            action=write,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(teacher)
+        key = soft_label_key(self._dataset(data, teacher), teacher, distill.temperature, distill.top_k, len(tokenizer))
+        return SoftLabels(folder / "labels", key)
+
+    def _start(self, data: Path, teacher: Path) -> Path:
+        folder = self.run_folder.stage(
+            "student",
+            after=["data", "teacher"],
+            inputs={"student": self.recipe.student, "seed": self.recipe.seed},
+            action=lambda out: start_student(self.recipe, self.catalogue, teacher, self._dataset(data, teacher), out),
+        )
+        return folder / "model"
+
+    def _train(self, name: str, data: Path, start: Path, soft_labels: SoftLabels | None, after: list[str]) -> Path:
+        """The student trained from `start`, with soft labels or on the labels alone, on the same budget."""
+        recipe = self.recipe
+        folder = self.run_folder.stage(
+            name,
+            after=after,
+            inputs={
+                "train": recipe.train,
+                "seed": recipe.seed,
+                "distill": recipe.distill if soft_labels is not None else None,
+            },
+            action=lambda out: train_student(
+                start,
+                AutoTokenizer.from_pretrained(start),
+                self._dataset(data, start),
+                recipe.train,
+                recipe.distill,
+                soft_labels,
+                recipe.seed,
+                out,
+            ),
+        )
+        return folder / "model"
+
+    def _exports(self, data: Path, student: Path, candidates: list[Candidate]) -> dict[str, tuple[Path, str]]:
+        """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last."""
+        exports: dict[str, tuple[Path, str]] = {}
+        if self.recipe.quantize is not None:
+            folder = self.run_folder.stage(
+                "quantize",
+                after=["data", "distill"],
+                inputs={"quantize": self.recipe.quantize},
+                action=lambda out: quantize_nf4(student, self._dataset(data, student), out / "nf4"),
+            )
+            exports["quantize"] = (folder / "nf4", "nf4")
+            candidates.append(Candidate("student, NF4", folder / "nf4", student))
+        options = self.recipe.export.onnx
+        if options is not None:
+            folder = self.run_folder.stage(
+                "onnx",
+                after=["distill"],
+                inputs={"onnx": options},
+                action=lambda out: export_onnx(student, options, out / "onnx"),
+            )
+            exports["onnx"] = (folder / "onnx", options.precision)
+            candidates.append(Candidate(f"student, ONNX {options.precision}", folder / "onnx", student))
+        return exports
+
+    def _evaluate(self, data: Path, candidates: list[Candidate], after: list[str]) -> Path:
+        def evaluate(out: Path) -> None:
+            evaluation = evaluate_models(self.recipe, self.catalogue, data, candidates, out, self.console)
+            write_report(evaluation, out / "report")
+
+        folder = self.run_folder.stage(
+            "evaluate",
+            after=after,
+            inputs={"evaluate": self.recipe.evaluate, "seed": self.recipe.seed},
+            action=evaluate,
+        )
+        self.console.print(score_table(read_evaluation(folder / "report")))
+        return folder / "report"
+
+    def _bundle(self, student: Path, exports: dict[str, tuple[Path, str]], report: Path) -> None:
+        evaluation = read_evaluation(report)
+        if not evaluation.gate_passed:
+            raise GateError(
+                f"{self.recipe.name} is below its gate, so no bundle was written: {'; '.join(evaluation.failures)}. "
+                "Train longer, take a larger student, or lower evaluate.gate."
+            )
+        kind_of = {"onnx": "onnx", "quantize": "nf4"}  # what is served first names the weights
+        named = {kind: exports[stage] for stage, kind in kind_of.items() if stage in exports}
+        lineage = {"recipe": msgspec.to_builtins(self.recipe), "stages": dict(self.run_folder.keys)}
+
+        folder = self.run_folder.stage(
+            "bundle",
+            after=["evaluate"],
+            inputs={},
+            action=lambda out: write_bundle(
+                self.recipe, self.catalogue, student, named, evaluation, report, lineage, out
+            ),
+        )
+        self.console.print(f"bundle: {folder}")
+
+
+def read_evaluation(report: Path) -> Evaluation:
+    """The evaluation a run wrote.
+
+    Raises:
+        FileNotFoundError: the run has not come to its evaluation yet.
+    """
+    return msgspec.json.decode((report / "report.json").read_bytes(), type=Evaluation)

@@ -76,7 +76,15 @@ class Lora(Section):
     r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
 
 
 class Teacher(Section):
@@ -165,6 +173,7 @@ class Evaluate(Section):
     planted_units: int = 400
     batch_size: int = 64
     max_answer_tokens: int = 96
+    precision: float = 0.7  # of shown findings on validation code; sets the thresholds per rule
     gate: Gate = Gate()
 
 
@@ -240,9 +249,7 @@ def _known_keys(place: str) -> tuple[str, ...]:
     section: type = Recipe
     for name in filter(None, place.split(".")):
         annotation = next(field.type for field in msgspec.structs.fields(section) if field.name == name)
-        section = next(
-            part for part in getattr(annotation, "__args__", (annotation,)) if issubclass(part, Section)
-        )
+        section = next(part for part in getattr(annotation, "__args__", (annotation,)) if issubclass(part, Section))
     return section.__struct_fields__
 
 
@@ -256,8 +263,6 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     data = replace(recipe.data, corpus=[located(entry) or entry for entry in recipe.data.corpus])
     if recipe.data.prompt.endswith(".jinja"):
         data = replace(data, prompt=located(recipe.data.prompt))
-    teacher = replace(
-        recipe.teacher, model=located(recipe.teacher.model), adapter=located(recipe.teacher.adapter)
-    )
+    teacher = replace(recipe.teacher, model=located(recipe.teacher.model), adapter=located(recipe.teacher.adapter))
     student = recipe.student and replace(recipe.student, model=located(recipe.student.model))
     return replace(recipe, data=data, teacher=teacher, student=student)

@@ -14,9 +14,7 @@ PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 # Words with one leading character, numbers of up to three digits, punctuation with its line end,
 # indentation: as GPT-4's tokenizer splits, which keeps a line number one token and an indent one token.
-_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LINE_NUMBERS = 200
 
 
@@ -54,7 +52,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, catalogue: Catalogue)
     room = vocab_size - tokenizer.get_vocab_size()
     tokenizer.add_tokens([AddedToken(n, normalized=False, single_word=True) for n in numbers[:room]])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, bos_token=None, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        bos_token=None,
+        clean_up_tokenization_spaces=False,
     )
 
 

@@ -46,9 +46,7 @@ class Run:
         self.keys: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def stage(
-        self, name: str, after: list[str], inputs: dict[str, Any], action: Callable[[Path], None]
-    ) -> Path:
+    def stage(self, name: str, after: list[str], inputs: dict[str, Any], action: Callable[[Path], None]) -> Path:
         """Do one stage, unless it was done with the same inputs.
 
         A stage that was cut off is given its folder back as it was left, so that it can go on from its own
@@ -63,7 +61,8 @@ class Run:
         depends = {**inputs, "after": {earlier: self.keys[earlier] for earlier in after}}
         key = hashlib.sha256(msgspec.json.encode(depends, order="deterministic")).hexdigest()
         self.keys[name] = key
-        done, started = folder / "done.json", folder / "started.json"
+        # Beside the stage's folder and not in it: what a stage makes may be a whole of its own, as a bundle is.
+        done, started = (self.folder / "stages" / f"{name}.{state}.json" for state in ("done", "started"))
         if name not in self.rerun and _key_in(done) == key:
             self.console.print(f"[dim]{name}: unchanged, skipped[/dim]")
             return folder
@@ -71,6 +70,7 @@ class Run:
         if not resuming:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
+        done.parent.mkdir(exist_ok=True)
         done.unlink(missing_ok=True)
         _write(started, StageRecord(key, depends, 0.0))
         self.console.print(f"[bold]{name}[/bold]{': resumed' if resuming else ''}")

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
 from compress.data.examples import read_examples
 from compress.data.tokens import TokenDataset, make_prompt
 from compress.errors import RecipeError
-from compress.recipe import Lora, Recipe
+from compress.recipe import Lora, Recipe, Teacher
 from compress.scratch import make_teacher
 from compress.training import AnswerTrainer, CodeAndAnswerTrainer
 
@@ -57,10 +58,15 @@ def load_teacher(name: str, adapter: str | None) -> tuple[PreTrainedModel, PreTr
         try:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"teacher.adapter: cannot load {adapter!r}: {str(error).splitlines()[0]}"
-            ) from error
+            raise RecipeError(f"teacher.adapter: cannot load {adapter!r}: {str(error).splitlines()[0]}") from error
     return model, tokenizer
+
+
+def checkpoint_fingerprint(teacher: Teacher) -> dict[str, str]:
+    """sha256 of every file of a teacher that is on disk; a hub name stands for itself."""
+    folders = [Path(name) for name in (teacher.model, teacher.adapter) if name is not None]
+    files = (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
+    return {str(file): file_sha256(file) for file in files if file.is_file()}
 
 
 def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:

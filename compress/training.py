@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -110,7 +111,8 @@ class AnswerTrainer(Trainer):
 
     def last_hidden_states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """What the head turns into logits: [B, S, H]. Logits are made only where a loss looks."""
-        return model.model(  # type: ignore[operator]
+        decoder = model.get_base_model().model if isinstance(model, PeftModel) else model.model
+        return decoder(  # type: ignore[operator]
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         ).last_hidden_state
 
@@ -134,7 +136,8 @@ class AnswerTrainer(Trainer):
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         staged = out.with_name(f"{out.name}.partial")
         shutil.rmtree(staged, ignore_errors=True)
-        self.model.save_pretrained(staged)
+        whole = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+        whole.save_pretrained(staged)
         self.processing_class.save_pretrained(staged)
         self.state.save_to_json(str(staged / "training.json"))
         staged.rename(out)

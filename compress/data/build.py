@@ -47,7 +47,12 @@ def corpus_fingerprint(sources: Iterable[SourceFile]) -> str:
 
 
 def build_examples(
-    data: Data, sources: list[SourceFile], projects: list[ProjectInfo], catalogue: Catalogue, seed: int, out: Path
+    data: Data,
+    sources: list[SourceFile],
+    projects: list[ProjectInfo],
+    catalogue: Catalogue,
+    seed: int,
+    out: Path,
 ) -> DataSummary:
     """Write train.jsonl, validation.jsonl, test.jsonl and summary.json into `out`.
 
@@ -126,16 +131,11 @@ def _distinct_units(data: Data, sources: list[SourceFile]) -> tuple[list[tuple[S
     return units, unreadable, duplicates
 
 
-def _at_most_per_project(
-    units: list[tuple[SourceFile, Unit]], most: int, seed: int
-) -> list[tuple[SourceFile, Unit]]:
+def _at_most_per_project(units: list[tuple[SourceFile, Unit]], most: int, seed: int) -> list[tuple[SourceFile, Unit]]:
     by_project: dict[str, list[tuple[SourceFile, Unit]]] = {}
     for source, unit in units:
         by_project.setdefault(source.project, []).append((source, unit))
     rng = random.Random(seed)
     return [
-        pair
-        for owned in by_project.values()
-        for pair in (owned if len(owned) <= most else rng.sample(owned, most))
+        pair for owned in by_project.values() for pair in (owned if len(owned) <= most else rng.sample(owned, most))
     ]
-

@@ -20,8 +20,27 @@ from compress.errors import RecipeError
 
 # Not code one would review: tests, vendored copies, generated tables.
 SKIPPED_FOLDERS = frozenset(
-    "test tests testing idlelib lib2to3 turtledemo encodings site-packages dist-packages __pycache__ _vendor vendor vendored extern "
-    "pydoc_data node_modules .git .venv migrations".split()
+    [
+        "test",
+        "tests",
+        "testing",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "encodings",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "_vendor",
+        "vendor",
+        "vendored",
+        "extern",
+        "pydoc_data",
+        "node_modules",
+        ".git",
+        ".venv",
+        "migrations",
+    ]
 )
 STDLIB = "stdlib"
 PUBLISHED = "pypi:"

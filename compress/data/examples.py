@@ -16,7 +16,12 @@ from compress.data.spans import unique_window
 Split = Literal["train", "validation", "test"]
 
 # Rules whose evidence is spread over the unit need more examples than those a line gives away.
-_DEFECT_WEIGHTS = {"variable-misuse": 3.0, "swapped-arguments": 2.0, "off-by-one": 1.5, "wrong-exception": 0.7}
+_DEFECT_WEIGHTS = {
+    "variable-misuse": 3.0,
+    "swapped-arguments": 2.0,
+    "off-by-one": 1.5,
+    "wrong-exception": 0.7,
+}
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -63,9 +68,7 @@ def _as_finding(label: Label, number: int, line: UnitLine) -> AnswerFinding:
     return AnswerFinding(label.rule, number, at, fix)
 
 
-def planted_example(
-    natural: Example, origin: Literal["injected", "hygiene"], rng: random.Random
-) -> Example | None:
+def planted_example(natural: Example, origin: Literal["injected", "hygiene"], rng: random.Random) -> Example | None:
     """The unit with one defect planted; None when it offers no place for one."""
     planters, weights = (DEFECTS, _DEFECT_WEIGHTS) if origin == "injected" else (PLANTED_HYGIENE, {})
     planted = plant(natural.unit.code, planters, weights, rng)
@@ -81,8 +84,7 @@ def planted_example(
     if len(kept) != len(natural.findings):
         return None  # the edit broke another finding's place on the same line
     lines = tuple(
-        UnitLine(line.number, text, line.removed)
-        for line, text in zip(natural.unit.lines, texts, strict=True)
+        UnitLine(line.number, text, line.removed) for line, text in zip(natural.unit.lines, texts, strict=True)
     )
     findings = tuple(sorted([*kept, defect], key=lambda finding: finding.line))
     unit = msgspec.structs.replace(natural.unit, lines=lines)

@@ -41,7 +41,16 @@ def hygiene_labels(files: list[Path], catalogue: Catalogue) -> dict[Path, list[L
 
 
 def _run_ruff(files: list[Path], codes: list[str]) -> list[dict]:
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--exit-zero", "--no-cache", "--ignore-noqa"]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--exit-zero",
+        "--no-cache",
+        "--ignore-noqa",
+    ]
     options = ["--output-format=json", f"--select={','.join(codes)}", "--no-force-exclude"]
     result = subprocess.run([*command, *options, *map(str, files)], capture_output=True, text=True)
     if result.returncode != 0:

@@ -65,7 +65,24 @@ _NEIGHBOUR_EXCEPTIONS = [
     ("RuntimeError", "KeyError"),
 ]
 # Calls that mean the same with their arguments in another order.
-_COMMUTATIVE = frozenset("max min print zip set union intersection gcd lcm hypot debug info warning log".split())
+_COMMUTATIVE = frozenset(
+    [
+        "max",
+        "min",
+        "print",
+        "zip",
+        "set",
+        "union",
+        "intersection",
+        "gcd",
+        "lcm",
+        "hypot",
+        "debug",
+        "info",
+        "warning",
+        "log",
+    ]
+)
 
 
 class _Source:

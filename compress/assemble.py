@@ -1,0 +1,106 @@
+"""The last stage: everything a student needs to be served, in one folder that is whole or not there."""
+
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from bundle.answer import answer_schema
+from bundle.manifest import (
+    PROMPT_FILE,
+    RULES_FILE,
+    SCHEMA_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    Export,
+    Manifest,
+    ModelShape,
+    describe_files,
+    weights_sha256,
+    write_manifest,
+)
+from bundle.rules import CATALOGUE_FILE, Catalogue
+from compress.data.tokens import prompt_template
+from compress.evaluate import Evaluation
+from compress.recipe import Recipe
+
+_VERSIONS_OF = ("torch", "transformers", "bitsandbytes", "onnxruntime", "onnxruntime-genai", "ruff")
+
+
+def write_bundle(
+    recipe: Recipe,
+    catalogue: Catalogue,
+    student: Path,
+    exports: dict[str, tuple[Path, str]],
+    evaluation: Evaluation,
+    report: Path,
+    lineage: dict[str, Any],
+    target: Path,
+) -> None:
+    """Write the bundle to `target`, replacing an older one only when the new one is complete.
+
+    Args:
+        student: the bf16 checkpoint, for its tokenizer and shape.
+        exports: kind -> (folder to copy, how its weights are stored).
+        report: a folder with report.html and report.json.
+        lineage: what the weights came from; versions are added here.
+    """
+    staged = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    (staged / PROMPT_FILE).write_text(prompt_template(recipe.data.prompt), encoding="utf-8")
+    shutil.copy(CATALOGUE_FILE, staged / RULES_FILE)
+    schema = answer_schema(catalogue.ids, recipe.data.max_lines)
+    (staged / SCHEMA_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(schema), indent=2))
+    for name in (TOKENIZER_FILE, "tokenizer_config.json"):
+        shutil.copy(student / name, staged / name)
+    for kind, (folder, _) in exports.items():
+        shutil.copytree(folder, staged / kind)
+    for file in report.iterdir():
+        shutil.copy(file, staged / file.name)
+    files = describe_files(staged)
+    config = AutoConfig.from_pretrained(student)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=recipe.name,
+        language=catalogue.language,
+        context_length=config.max_position_embeddings,
+        eos_token_ids=(AutoTokenizer.from_pretrained(student).eos_token_id,),
+        model=_shape(student, config),
+        exports={kind: Export(path=kind, quantization=storage) for kind, (_, storage) in exports.items()},
+        weights_sha256=weights_sha256(files, next(iter(exports))),
+        thresholds=evaluation.thresholds,
+        lineage={**lineage, "versions": _versions()},
+        scores={"retention": evaluation.retention, "units": evaluation.units},
+        files=files,
+    )
+    write_manifest(staged, manifest)
+    if target.exists():
+        old = target.with_name(f"{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        staged.rename(target)
+        shutil.rmtree(old)
+    else:
+        staged.rename(target)
+
+
+def _shape(student: Path, config) -> ModelShape:
+    model = AutoModelForCausalLM.from_pretrained(student)
+    return ModelShape(
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        vocab_size=config.vocab_size,
+        layers=config.num_hidden_layers,
+        kv_heads=config.num_key_value_heads,
+        head_dim=model.model.layers[0].self_attn.head_dim,
+    )
+
+
+def _versions() -> dict[str, str]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python} | {name: metadata.version(name) for name in _VERSIONS_OF}
