@@ -56,9 +56,7 @@ class Outcome(msgspec.Struct, frozen=True):
     failed: tuple[FailedPath, ...]
 
 
-async def check_files(
-    selection: Selection, analyzer: Analyzer, jobs: int, on_file_done: Callable[[], None]
-) -> Outcome:
+async def check_files(selection: Selection, analyzer: Analyzer, jobs: int, on_file_done: Callable[[], None]) -> Outcome:
     """Analyse the selected files, at most `jobs` at a time.
 
     Once the analyzer is unavailable the remaining files are not tried: each is reported as failed.

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import IntEnum
 from pathlib import Path
 
@@ -20,15 +21,18 @@ import httpx
 from rich.console import Console
 
 from serve.analysis.report import Severity
-from serve.client.check import OptionsRefused, Outcome, check_files
+from serve.client.check import Analyzer, OptionsRefused, Outcome, check_files
 from serve.client.document import encode_document
 from serve.client.files import MissingPath, Selection, select_files
-from serve.client.local import BundleAnalyzer, ServingNotInstalled
 from serve.client.progress import file_progress
 from serve.client.remote import RemoteAnalyzer
 from serve.client.text import print_failures, print_findings
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+class ServingNotInstalled(Exception):
+    """This is the bare client; loading a bundle needs the packages of the `serve` extra."""
 
 
 class Exit(IntEnum):
@@ -71,9 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 nothing at or above --fail-on; 1 findings at or above it; 2 wrong usage; "
         "3 something was not analysed, or the server cannot be reached.",
     )
-    parser.add_argument(
-        "paths", metavar="PATH", nargs="+", type=Path, help="a Python file or a folder of them"
-    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a Python file or a folder of them")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", type=_url, help="ask the deepcode-serve at this address")
     source.add_argument(
@@ -95,9 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="warning",
         help="the mildest severity that fails the check (default: warning)",
     )
-    parser.add_argument(
-        "--fail-open", action="store_true", help="when something was not analysed, judge by what was"
-    )
+    parser.add_argument("--fail-open", action="store_true", help="when something was not analysed, judge by what was")
     parser.add_argument(
         "--jobs", type=_jobs, default=4, metavar="N", help="files analysed at the same time (default: 4)"
     )
@@ -114,13 +114,21 @@ def exit_code(outcome: Outcome, fail_on: str, fail_open: bool) -> Exit:
 
 
 async def _check(options: argparse.Namespace, selection: Selection) -> Outcome:
-    analyzer: RemoteAnalyzer | BundleAnalyzer
-    if options.url is not None:
-        analyzer = RemoteAnalyzer(options.url, options.rules, options.min_confidence)
-    else:
-        analyzer = BundleAnalyzer(options.bundle, options.rules, options.min_confidence)
-    async with analyzer, file_progress(len(selection.files)) as advance:
+    async with _analyzer(options) as analyzer, file_progress(len(selection.files)) as advance:
         return await check_files(selection, analyzer, options.jobs, advance)
+
+
+def _analyzer(options: argparse.Namespace) -> AbstractAsyncContextManager[Analyzer]:
+    if options.url is not None:
+        return RemoteAnalyzer(options.url, options.rules, options.min_confidence)
+    try:
+        from serve.client.local import BundleAnalyzer
+    except ImportError as error:
+        raise ServingNotInstalled(
+            f"--bundle needs packages that are not installed here ({error}); "
+            "run: pip install 'deepcode-analyst[serve]', or ask a server with --url"
+        ) from error
+    return BundleAnalyzer(options.bundle, options.rules, options.min_confidence)
 
 
 def _write(outcome: Outcome, form: str) -> None:

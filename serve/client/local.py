@@ -1,4 +1,7 @@
-"""Asking a bundle that is loaded in this process, for checks without a server."""
+"""Asking a bundle that is loaded in this process, for checks without a server.
+
+Importing this needs the packages of the `serve` extra.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,32 +11,16 @@ from typing import Self
 
 from bundle.manifest import BundleError
 from bundle.units import UnparsableCode
+from serve.analysis.analyzer import RefusedInput, UnknownRules
+from serve.analysis.local import LocalAnalyzer
 from serve.analysis.report import Report
 from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused
-
-
-class ServingNotInstalled(Exception):
-    """This is the bare client; loading a bundle needs the packages of the `serve` extra."""
 
 
 class BundleAnalyzer:
     """The engine of one bundle, which is loaded for the first file. Use it as an async context manager."""
 
     def __init__(self, bundle: Path, rules: Sequence[str] | None, min_confidence: float | None) -> None:
-        """
-        Raises:
-            ServingNotInstalled: the engine's packages are missing.
-        """
-        try:
-            from serve.analysis.analyzer import UnknownRules
-            from serve.analysis.local import LocalAnalyzer
-        except ImportError as error:
-            raise ServingNotInstalled(
-                f"--bundle needs packages that are not installed here ({error}); "
-                "run: pip install 'deepcode-analyst[serve]', or ask a server with --url"
-            ) from error
-        self._unknown_rules = UnknownRules
-        self._load: type[LocalAnalyzer] = LocalAnalyzer
         self._bundle, self._rules, self._min_confidence = bundle, rules, min_confidence
         self._loaded: LocalAnalyzer | None = None
         self._loading = asyncio.Lock()
@@ -58,15 +45,13 @@ class BundleAnalyzer:
         try:
             async with self._loading:
                 if self._loaded is None:
-                    self._loaded = await asyncio.to_thread(self._load, self._bundle)
-            return await asyncio.to_thread(
-                self._loaded.analyze, code, path, self._rules, self._min_confidence
-            )
+                    self._loaded = await asyncio.to_thread(LocalAnalyzer, self._bundle)
+            return await asyncio.to_thread(self._loaded.analyze, code, path, self._rules, self._min_confidence)
         except BundleError as error:
             raise AnalyzerUnavailable(str(error)) from error
-        except self._unknown_rules as error:
+        except UnknownRules as error:
             raise OptionsRefused(str(error)) from error
         except UnparsableCode as error:
             raise FileRefused(str(error), error.line, error.column) from error
-        except ValueError as error:
+        except RefusedInput as error:
             raise FileRefused(str(error)) from error

@@ -78,9 +78,7 @@ class RemoteAnalyzer:
         if problem.type == UNKNOWN_RULES:
             raise OptionsRefused(said)
         if response.status_code in ABOUT_THE_FILE:
-            raise FileRefused(
-                f"refused by the server ({response.status_code}): {said}", problem.line, problem.column
-            )
+            raise FileRefused(f"refused by the server ({response.status_code}): {said}", problem.line, problem.column)
         if response.is_redirect:
             said = f"it moved to {response.headers.get('Location')}; give that to --url"
         raise AnalyzerUnavailable(

@@ -148,8 +148,6 @@ def _place(failure: FailedPath) -> str:
 def _printable(text: str) -> str:
     """One line of a file or a server's words, unable to steer the terminal or to reorder what is read."""
     return "".join(
-        character
-        if character == "\t" or unicodedata.category(character)[0] != "C"
-        else "\N{REPLACEMENT CHARACTER}"
+        character if character == "\t" or unicodedata.category(character)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
         for character in text
     )
