@@ -1,0 +1,131 @@
+"""The server as a process: it refuses bad bundles and settings, sheds load, lets clients go, and stops cleanly."""
+
+import shutil
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Server, running_server, serve_command, wait_until
+
+FUNCTION = "def f{n}(a):\n    return a[1]\n\n\n"
+SOME_SECONDS_OF_WORK = "".join(FUNCTION.format(n=n) for n in range(120))
+MORE_WORK_THAN_ANY_TEST_WAITS_FOR = "".join(FUNCTION.format(n=n) for n in range(8_000))
+
+
+def refused(*arguments: str) -> str:
+    """The message of a server that does not start."""
+    done = subprocess.run(serve_command(*arguments), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("file", ["onnx/model.onnx.data", "tokenizer.json", "rules.yaml", "prompt.jinja"])
+def test_a_bundle_with_a_changed_byte_is_refused_by_name(tiny_bundle: Path, tmp_path: Path, file: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    assert file in refused(str(copy))
+
+
+def test_what_can_not_be_served_or_set_is_refused_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    assert "manifest.json" in refused(str(tmp_path))
+    assert "--port='high'" in refused(str(tiny_bundle), "--port", "high")
+    assert "--slots='0'" in refused(str(tiny_bundle), "--slots", "0")
+    assert "--engine='nonsense'" in refused(str(tiny_bundle), "--engine", "nonsense")
+    assert "DEEPCODE_BUNDLE" in refused()
+
+
+def analyze(server: Server, code: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/analyze", json={"code": code}, timeout=60)
+
+
+def keep_asking(server: Server, code: str) -> httpx.Response:
+    """Ask until the server has room: the tests' own questions, whether it is full, take room too."""
+    while (response := analyze(server, code)).status_code == 503:
+        pass
+    return response
+
+
+def is_full(server: Server) -> bool:
+    response = analyze(server, "x = 1\n")
+    if response.status_code != 503:
+        return False
+    assert response.json()["type"].endswith(":overloaded")
+    assert int(response.headers["retry-after"]) > 0
+    return True
+
+
+def test_a_full_server_says_so_and_a_client_that_leaves_makes_room(tiny_bundle: Path) -> None:
+    with running_server(tiny_bundle, "--slots", "2", "--max-queue", "1") as server:
+        body = httpx.Request("POST", server.url, json={"code": MORE_WORK_THAN_ANY_TEST_WAITS_FOR}).read()
+        head = (
+            "POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + body)
+            wait_until(lambda: is_full(server))
+            assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        wait_until(lambda: analyze(server, "x = 1\n").status_code == 200)
+
+
+def test_sigterm_finishes_accepted_work_refuses_new_and_exits_0(tiny_bundle: Path) -> None:
+    with running_server(tiny_bundle, "--slots", "1", "--max-queue", "1") as server:
+        answers: list[httpx.Response] = []
+        accepted = threading.Thread(target=lambda: answers.append(keep_asking(server, SOME_SECONDS_OF_WORK)))
+        accepted.start()
+        wait_until(lambda: is_full(server))
+        server.terminate()
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        late = analyze(server, "x = 1\n")
+        assert late.status_code == 503
+        assert late.json()["type"].endswith(":draining")
+        assert int(late.headers["retry-after"]) > 0
+        accepted.join()
+        assert answers[0].status_code == 200
+        assert answers[0].json()["usage"]["completion_tokens"] > 0
+        assert server.wait() == 0
+
+
+def test_work_that_outlasts_the_drain_deadline_is_ended(tiny_bundle: Path) -> None:
+    with running_server(tiny_bundle, "--slots", "1", "--max-queue", "1", "--drain-seconds", "0.5") as server:
+
+        def try_to_analyze() -> None:
+            try:
+                answers.append(keep_asking(server, MORE_WORK_THAN_ANY_TEST_WAITS_FOR).status_code)
+            except httpx.TransportError:
+                answers.append(0)
+
+        answers: list[int] = []
+        accepted = threading.Thread(target=try_to_analyze)
+        accepted.start()
+        wait_until(lambda: is_full(server))
+        server.terminate()
+        assert server.wait() == 0
+        accepted.join()
+        assert answers[0] != 200
+
+
+def test_a_body_that_never_ends_is_ended_by_the_server(tiny_bundle: Path) -> None:
+    with (
+        running_server(tiny_bundle, "--body-seconds", "0.5") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection,
+    ):
+        connection.sendall(
+            b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 1000\r\n\r\n{"code":'
+        )
+        assert connection.recv(1000).split()[1] == b"408"
+
+
+def test_settings_come_from_the_environment_too(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPCODE_SLOTS", "none")
+    assert "DEEPCODE_SLOTS='none'" in refused(str(tiny_bundle))

@@ -1,0 +1,81 @@
+"""Hostile code costs a worker its time; it is never more than an UnparsableCode."""
+
+import ast
+import inspect
+
+import pytest
+
+from bundle.units import UnparsableCode
+from serve.analysis import syntax
+from serve.analysis.syntax import SyntaxWorkers
+
+HOSTILE = {
+    "unary operators": ("-" * 100_000 + "1", "nested too deeply"),
+    "attributes": ("a" + ".b" * 100_000, "nested too deeply"),
+    "brackets": ("(" * 1_000 + ")" * 1_000, "too many nested parentheses"),
+    "elif chain": ("if a: pass\n" + "elif a: pass\n" * 3_000, "nested too deeply"),
+    "long number": ("x = " + "9" * 5_000, "4300 digits"),
+    "lone surrogate": ("x = '\ud800'", "lone surrogate"),
+    "null character": ("x = 1\0", "null bytes"),
+    "unfinished": ("def f(", "never closed"),
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), HOSTILE.values(), ids=HOSTILE.keys())
+async def test_hostile_code_is_unparsable_and_the_next_file_is_cut(source: str, reason: str) -> None:
+    workers = SyntaxWorkers()
+    with pytest.raises(UnparsableCode, match=reason):
+        await workers.cut(source)
+    assert (await workers.cut("x = 1\n")).metrics.code_lines == 1
+
+
+async def test_code_that_takes_too_long_is_unparsable(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = SyntaxWorkers()
+    await workers.start()
+    monkeypatch.setattr(syntax, "PARSE_SECONDS", 0.05)
+    with pytest.raises(UnparsableCode, match="too large or too deeply nested"):
+        await workers.cut("x = [1, 2, 3]\n" * 200_000)
+    monkeypatch.undo()
+    assert (await workers.cut("x = 1\n")).metrics.code_lines == 1
+
+
+async def test_an_error_names_line_and_column() -> None:
+    with pytest.raises(UnparsableCode) as caught:
+        await SyntaxWorkers().cut("x = 1\ny = = 2\n")
+    assert (caught.value.line, caught.value.column) == (2, 5)
+
+
+async def test_metrics_are_counted() -> None:
+    source = '''\
+"""A module."""
+
+# a comment
+
+
+class A:
+    def f(self, x):  # one path, two more for the conditions
+        if x and x > 1:
+            return 1
+
+        def inner():
+            return [i for i in x if i]
+        return inner
+'''
+    metrics = (await SyntaxWorkers().cut(source)).metrics
+    assert (metrics.lines, metrics.code_lines, metrics.functions, metrics.classes) == (13, 8, 2, 1)
+    complexity = metrics.cyclomatic_complexity
+    assert {function.name: function.complexity for function in complexity.functions} == {"A.f": 3, "A.f.inner": 3}
+    assert (complexity.total, complexity.max) == (6, 3)
+
+
+async def test_metrics_agree_with_the_syntax_tree_on_a_real_file() -> None:
+    source = inspect.getsource(inspect)
+    metrics = (await SyntaxWorkers().cut(source)).metrics
+    definitions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    assert metrics.functions == len(definitions)
+    assert metrics.lines == len(source.splitlines())
+
+
+async def test_windows_line_ends_and_a_byte_order_mark_do_not_move_lines() -> None:
+    file = await SyntaxWorkers().cut("\ufeffimport os\r\n\r\ndef f():\r\n    return os\r\n")
+    assert [(unit.name, unit.start_line) for unit in file.units] == [("f", 3)]
