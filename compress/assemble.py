@@ -27,6 +27,7 @@ from bundle.rules import CATALOGUE_FILE, Catalogue
 from compress.data.tokens import prompt_template
 from compress.evaluate import Evaluation
 from compress.recipe import Recipe
+from compress.student import head_dimension
 
 _VERSIONS_OF = ("torch", "transformers", "bitsandbytes", "onnxruntime", "onnxruntime-genai", "ruff")
 
@@ -97,7 +98,7 @@ def _shape(student: Path, config) -> ModelShape:
         vocab_size=config.vocab_size,
         layers=config.num_hidden_layers,
         kv_heads=config.num_key_value_heads,
-        head_dim=model.model.layers[0].self_attn.head_dim,
+        head_dim=head_dimension(config),
     )
 
 

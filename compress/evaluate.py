@@ -19,6 +19,7 @@ from compress.generate import answers_from_checkpoint, answers_from_onnx
 from compress.generated import Answers
 from compress.recipe import Evaluate, Gate, Recipe
 from compress.scores import Scores, choose_thresholds, length_retention, score, term_retention
+from compress.student import head_dimension
 
 _TIMED_UNITS = 24
 
@@ -175,7 +176,8 @@ def _answers(
     eos, most = tokenizer.eos_token_id, recipe.evaluate.max_answer_tokens
     with console.status(f"answers of {each.name}"):
         if each.is_onnx:
-            answers = answers_from_onnx(each.folder / "model.onnx", prompts, eos, most, _TIMED_UNITS)
+            head_dim = head_dimension(AutoConfig.from_pretrained(each.source))
+            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, prompts, eos, most, _TIMED_UNITS)
         else:
             answers = answers_from_checkpoint(
                 each.folder,

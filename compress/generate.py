@@ -29,9 +29,11 @@ def answers_from_checkpoint(
     return _in_a_process(_checkpoint_worker, options)
 
 
-def answers_from_onnx(model: Path, prompts: Prompts, eos_token_id: int, most: int, timed: int) -> Answers:
+def answers_from_onnx(
+    model: Path, head_dim: int, prompts: Prompts, eos_token_id: int, most: int, timed: int
+) -> Answers:
     """Greedy answers from an ONNX export, one at a time, with log-probabilities."""
-    return _in_a_process(_onnx_worker, (model, prompts, eos_token_id, most, timed))
+    return _in_a_process(_onnx_worker, (model, head_dim, prompts, eos_token_id, most, timed))
 
 
 def _in_a_process(worker: Callable[..., Answers], options: tuple) -> Answers:
@@ -48,10 +50,10 @@ def _speed(generated: list[Generated]) -> tuple[float, float]:
     return sum(len(answer.ids) for answer in generated) / seconds, len(generated) / seconds
 
 
-def _onnx_worker(model: Path, prompts: Prompts, eos_token_id: int, most: int, timed: int) -> Answers:
+def _onnx_worker(model: Path, head_dim: int, prompts: Prompts, eos_token_id: int, most: int, timed: int) -> Answers:
     from compress.export.onnx_generate import OnnxLoop
 
-    loop = OnnxLoop(model)
+    loop = OnnxLoop(model, head_dim)
     generated = [loop.answer(prompt, eos_token_id, most) for prompt in prompts]
     tokens, units = _speed(generated[-timed:])
     return Answers(generated, _peak_memory(), tokens, units)

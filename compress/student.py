@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.rules import Catalogue
 from compress.data.tokens import TokenDataset, collate
@@ -87,7 +87,7 @@ def prune(teacher: PreTrainedModel, shape: Shape, batch: dict[str, Tensor]) -> P
             "intermediate_size": shape.intermediate_size,
             "num_attention_heads": shape.num_attention_heads,
             "num_key_value_heads": shape.num_key_value_heads,
-            "head_dim": _head_dim(teacher.config),
+            "head_dim": head_dimension(teacher.config),
             "layer_types": None,
             "max_window_layers": shape.num_hidden_layers,
         }
@@ -187,7 +187,8 @@ def _principal_directions(covariance: Tensor, size: int) -> tuple[Tensor, float]
     return vectors[:, -size:].flip(-1), float(values[-size:].sum() / values.sum())
 
 
-def _head_dim(config) -> int:
+def head_dimension(config: PretrainedConfig) -> int:
+    """Width of one attention head."""
     return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
 
 

@@ -10,6 +10,8 @@ import msgspec
 from bundle.rules import Catalogue
 
 _BARE_EXCEPT = "bare-except"
+# Ruff repairs these within the line. What it offers for the others removes code or spans lines.
+_FIXED_BY_RUFF = frozenset({"none-comparison", "bool-comparison"})
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -64,9 +66,9 @@ def _label(rule: str, row: dict) -> Label:
     end = row["end_location"]["column"] - 1 if one_line else -1
     if rule == _BARE_EXCEPT:
         return Label(rule, line, start, start + len("except"), "except Exception")
-    edits = (row["fix"] or {}).get("edits", [])
-    if len(edits) == 1 and edits[0]["location"]["row"] == edits[0]["end_location"]["row"] == line:
-        columns = [edits[0][side]["column"] - 1 for side in ("location", "end_location")]
-        if columns[0] < columns[1] and edits[0]["content"].strip() and "\n" not in edits[0]["content"]:
-            return Label(rule, line, columns[0], columns[1], edits[0]["content"])
+    if rule in _FIXED_BY_RUFF:
+        edit = (row["fix"] or {"edits": [None]})["edits"][0]
+        if edit is not None and edit["location"]["row"] == edit["end_location"]["row"] == line:
+            columns = [edit[side]["column"] - 1 for side in ("location", "end_location")]
+            return Label(rule, line, columns[0], columns[1], edit["content"])
     return Label(rule, line, start, end, None)

@@ -259,8 +259,11 @@ def _none_comparison(source: _Source, rng: random.Random) -> Iterator[Edit]:
             operator = "is" if isinstance(node.ops[0], ast.Is) else "is not"
             place = source.between(node.left, right, operator)
             if place is not None and isinstance(right, ast.Constant) and right.value is None:
-                line, start, _ = place
-                yield Edit(line, start, right.col_offset + 4, "== None" if operator == "is" else "!= None")
+                # The whole comparison, as ruff's own fix has it.
+                text = source.text(node)
+                changed = text[: place[1] - node.col_offset] + ("== None" if operator == "is" else "!= None")
+                if source.on_one_line(node) and node.end_col_offset is not None:
+                    yield Edit(node.lineno, node.col_offset, node.end_col_offset, changed)
 
 
 def _bool_comparison(source: _Source, rng: random.Random) -> Iterator[Edit]:
@@ -268,15 +271,14 @@ def _bool_comparison(source: _Source, rng: random.Random) -> Iterator[Edit]:
         if isinstance(node, ast.If | ast.While) and isinstance(node.test, ast.Name | ast.Attribute):
             test = node.test
             if source.on_one_line(test) and test.end_col_offset is not None:
-                text = source.text(test)
-                value = rng.choice(["True", "False"])
-                if value == "True":
-                    yield Edit(test.lineno, test.col_offset, test.end_col_offset, f"{text} == True")
+                yield Edit(test.lineno, test.col_offset, test.end_col_offset, f"{source.text(test)} == True")
 
 
 def _bare_except(source: _Source, rng: random.Random) -> Iterator[Edit]:
     for node in source.nodes:
         if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.name is None:
+            if any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+                continue  # a handler that raises on may be bare
             line = source.lines[node.lineno - 1]
             if line[node.col_offset :] == f"except {node.type.id}:":
                 yield Edit(node.lineno, node.col_offset, len(line) - 1, "except")

@@ -15,13 +15,13 @@ from compress.generated import Generated
 class OnnxLoop:
     """One session that answers one prompt after another."""
 
-    def __init__(self, model: Path, threads: int = 0) -> None:
+    def __init__(self, model: Path, head_dim: int, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.past = {
-            entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
+            entry.name: np.zeros((1, entry.shape[1], 0, head_dim), np.float32)
             for entry in self.session.get_inputs()
             if entry.name.startswith("past_key_values.")
         }

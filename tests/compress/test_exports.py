@@ -1,0 +1,79 @@
+"""The exported student is the student: ONNX in float32, NF4 after a round trip."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from compress.data.tokens import TokenDataset
+from compress.export.onnx import ExportError, export_onnx
+from compress.export.onnx_generate import OnnxLoop
+from compress.quantize import quantize_nf4
+from compress.recipe import Onnx
+
+HEAD_DIM = 16  # of the tiny checkpoint
+
+
+@pytest.fixture(scope="module")
+def float_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(tiny_checkpoint, Onnx(precision="fp32"), out)
+    return out / "model.onnx"
+
+
+def test_onnx_logits_are_torchs_in_prefill_and_in_decode(float_export: Path, model, dataset: TokenDataset) -> None:
+    loop = OnnxLoop(float_export, HEAD_DIM)
+    for row in dataset.rows[:3]:
+        with torch.no_grad():
+            expected = model.eval()(torch.tensor([row.ids])).logits[0].numpy()
+        split = row.answer_start
+        logits, past = loop.step(row.ids[:split], loop.past, 0)
+        assert np.abs(logits - expected[split - 1]).max() < 1e-4, "prefill"
+        for position in range(split, len(row.ids)):
+            logits, past = loop.step([row.ids[position]], past, position)
+            assert np.abs(logits - expected[position]).max() < 1e-4, f"decode at {position}"
+
+
+def test_greedy_answers_are_torchs(float_export: Path, model, dataset: TokenDataset, tokenizer) -> None:
+    prompt = dataset.rows[0].ids[: dataset.rows[0].answer_start]
+    written = model.generate(
+        torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )[0, len(prompt) :]
+    answer = OnnxLoop(float_export, HEAD_DIM).answer(prompt, tokenizer.eos_token_id, most=20)
+    assert answer.ids == written.tolist()
+    assert len(answer.logprobs) == len(answer.ids) and max(answer.logprobs) <= 0
+
+
+def test_four_bits_are_smaller_and_near(float_export: Path, tiny_checkpoint, dataset: TokenDataset, tmp_path) -> None:
+    export_onnx(tiny_checkpoint, Onnx(precision="int4"), tmp_path / "onnx")
+    small, large = (
+        sum(file.stat().st_size for file in folder.glob("model.onnx*"))
+        for folder in (tmp_path / "onnx", float_export.parent)
+    )
+    assert small < 0.7 * large
+    prompt = dataset.rows[0].ids
+    four, full = (OnnxLoop(folder / "model.onnx", HEAD_DIM) for folder in (tmp_path / "onnx", float_export.parent))
+    logits = [loop.step(prompt, loop.past, 0)[0] for loop in (four, full)]
+    assert np.corrcoef(*logits)[0, 1] > 0.8
+
+
+def test_a_checkpoint_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match="builder failed on"):
+        export_onnx(tmp_path / "empty", Onnx(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nf4_is_saved_as_vllm_loads_it_and_loads_as_it_was_saved(
+    tiny_checkpoint: Path, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    quantize_nf4(tiny_checkpoint, dataset, tmp_path / "nf4")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "nf4")
+    settings = model.config.quantization_config
+    assert (settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert settings.bnb_4bit_quant_storage == torch.uint8
+    weights = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert weights["model.layers.0.mlp.up_proj.weight"] == torch.uint8
+    assert weights["model.embed_tokens.weight"] == torch.bfloat16

@@ -1,0 +1,139 @@
+"""The training loop: micro-batches change nothing, alpha follows its schedule, a killed run goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.data.tokens import TokenBudgetBatches, collate, tokenize_example
+from compress.distill import DistillTrainer, train_student
+from compress.logits import SoftLabels, soft_label_key, write_soft_labels
+from compress.losses import IGNORED
+from compress.recipe import Distill, Train
+from compress.training import AnswerTrainer, last_whole_checkpoint
+
+
+@pytest.fixture
+def soft_labels(dataset, model, tiny_checkpoint, tokenizer, tmp_path) -> SoftLabels:
+    key = soft_label_key(dataset, tiny_checkpoint, 2.0, 16, len(tokenizer))
+    write_soft_labels(model, dataset, key, tokenizer.pad_token_id, tmp_path / "labels")
+    return SoftLabels(tmp_path / "labels", key)
+
+
+def first_step(
+    model, tokenizer, dataset, soft_labels, out, micro_batch: int, accumulation: int
+) -> dict[str, torch.Tensor]:
+    """The weights after one optimiser step of plain gradient descent over eight examples."""
+    train = Train(
+        learning_rate=1.0,
+        max_steps=1,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+        bf16=False,
+    )
+    distill = Distill(temperature=2.0, alpha=0.3)
+    trainer = DistillTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        train=train,
+        dataset=dataset,
+        out=out,
+        seed=1,
+        description="test",
+        distill=distill,
+        soft_labels=soft_labels,
+    )
+    trainer.train()
+    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+
+
+def test_one_two_or_four_micro_batches_give_the_same_step(
+    dataset, tiny_checkpoint, tokenizer, soft_labels, tmp_path
+) -> None:
+    from transformers import Qwen2ForCausalLM
+
+    steps = []
+    for micro_batch, accumulation in [(8, 1), (4, 2), (2, 4)]:
+        model = Qwen2ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+        out = tmp_path / f"{micro_batch}"
+        steps.append(first_step(model, tokenizer, dataset, soft_labels, out, micro_batch, accumulation))
+    before = dict(Qwen2ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).named_parameters())
+    for name, whole in steps[0].items():
+        moved = (whole - before[name]).abs().max()
+        for other in steps[1:]:
+            assert (whole - other[name]).abs().max() <= 1e-3 * moved + 1e-6, name
+    assert any((steps[0][name] - before[name]).abs().max() > 1e-4 for name in before)
+
+
+def test_only_answers_are_labelled_and_eos_is_one_of_them(examples, prompt, tokenizer) -> None:
+    documented = next(example for example in examples if example.has_summary)
+    plain = next(example for example in examples if not example.has_summary)
+    rows = [
+        {"index": place, "tokens": tokenize_example(example, prompt, tokenizer.eos_token_id)}
+        for place, example in enumerate((documented, plain))
+    ]
+    batch = collate(rows, tokenizer.pad_token_id)
+    texts = [tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=False) for labels in batch["labels"]]
+    assert texts[0] == documented.answer_text + tokenizer.eos_token
+    assert texts[1].endswith('],"summary":"'), "without a docstring nothing is learnt about the summary"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_batches_hold_every_row_once_within_the_budget_and_repeat_by_seed() -> None:
+    lengths = [5 + (7 * row) % 60 for row in range(200)]
+    batches = TokenBudgetBatches(lengths, budget=256, seed=3)
+    first = list(batches)
+    assert sorted(row for batch in first for row in batch) == list(range(200))
+    assert all(max(lengths[row] for row in batch) * len(batch) <= 256 for batch in first)
+    assert list(TokenBudgetBatches(lengths, budget=256, seed=3)) == first
+    batches.set_epoch(1)
+    assert list(batches) != first
+
+
+def test_alpha_follows_its_schedule_and_is_logged(dataset, tiny_checkpoint, tokenizer, soft_labels, tmp_path) -> None:
+    distill = Distill(temperature=2.0, alpha_schedule=[0.5, 0.1])
+    train = Train(max_steps=40, per_device_train_batch_size=2, bf16=False)
+    train_student(tiny_checkpoint, tokenizer, dataset, train, distill, soft_labels, 1, tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "model" / "training.json").read_text())["log_history"]
+    assert [entry["alpha"] for entry in history if "alpha" in entry] == [0.5, 0.1, 0.1, 0.1]
+
+
+class StopHere(Exception):
+    """Stands for the kill of a run in the middle of training."""
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(
+    dataset, tiny_checkpoint, tokenizer, soft_labels, tmp_path, monkeypatch
+) -> None:
+    train = Train(max_steps=8, max_tokens_per_batch=700, save_steps=3, bf16=False, learning_rate=1e-3)
+    distill = Distill(temperature=2.0, alpha=0.3)
+
+    def run(out: Path) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        train_student(tiny_checkpoint, tokenizer, dataset, train, distill, soft_labels, 1, out)
+        return load_file(out / "model" / "model.safetensors")
+
+    whole = run(tmp_path / "whole")
+    step = AnswerTrainer.training_step
+
+    def until_five(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise StopHere
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerTrainer, "training_step", until_five)
+        with pytest.raises(StopHere):
+            run(tmp_path / "cut")
+    half = tmp_path / "cut" / "checkpoints" / "checkpoint-5"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half a checkpoint")
+    assert last_whole_checkpoint(half.parent) == half.with_name("checkpoint-3")
+    resumed = run(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
