@@ -111,15 +111,19 @@ async def test_the_opening_is_forced_and_not_decoded(bundle: Bundle, start_engin
     assert answer[1].logprob < 0
 
 
-async def test_leaving_a_stream_frees_its_slot(bundle: Bundle, start_engine: StartEngine) -> None:
-    requests = unit_requests(bundle, 3)
-    expected = await complete(start_engine(bundle), requests[1])
+async def test_leaving_a_stream_frees_its_slot_and_stops_its_work(bundle: Bundle, start_engine: StartEngine) -> None:
+    requests = unit_requests(bundle, 12)
+    alone = start_engine(bundle)
+    answers = [await complete(alone, request) for request in requests]
+    longest = max(range(len(requests)), key=lambda index: len(answers[index]))
     engine = start_engine(bundle, slots=1)
-    async with engine.submit(requests[0]) as running, engine.submit(requests[2]):
+    async with engine.submit(requests[longest]) as running, engine.submit(requests[1]):
         await anext(aiter(running))
-    assert await complete(engine, requests[1]) == expected
+    assert await complete(engine, requests[2]) == answers[2]
     stats = engine.stats()
     assert (stats.running, stats.waiting) == (0, 0)
+    assert stats.prompt_tokens == len(requests[longest].prompt_ids) + len(requests[2].prompt_ids)
+    assert stats.generated_tokens < len(answers[longest]) + len(answers[2])
 
 
 async def test_a_full_queue_refuses_and_harms_nobody(bundle: Bundle, start_engine: StartEngine) -> None:
