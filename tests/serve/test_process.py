@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_what_can_not_be_served_or_set_is_refused_by_name(tiny_bundle: Path, tmp
     assert "--slots='0'" in refused(str(tiny_bundle), "--slots", "0")
     assert "--engine='nonsense'" in refused(str(tiny_bundle), "--engine", "nonsense")
     assert "DEEPCODE_BUNDLE" in refused()
+
+
+def test_serving_imports_no_training_library() -> None:
+    heavy = ("torch", "transformers", "onnx", "onnxruntime_genai", "compress")
+    code = (
+        "import sys, serve.app, serve.launcher, serve.analysis.local\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def analyze(server: Server, code: str) -> httpx.Response:
