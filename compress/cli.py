@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from compress.console import make_console, quiet_libraries
 from compress.errors import GateError, RecipeError
 from compress.recipe import load_recipe
 
@@ -13,7 +14,7 @@ from compress.recipe import load_recipe
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 below the gate, 2 the recipe or the command line is wrong."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = make_console()
     try:
         return options.command(options, console)
     except RecipeError as error:
@@ -42,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
-    from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
+    with console.status("loading"):
+        quiet_libraries()
+        from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
 
     run_recipe(recipe, options.out or Path("runs") / recipe.name, console, options.rerun_from)
     return 0

@@ -244,42 +244,41 @@ def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for pattern in ("*.safetensors", "model.onnx*") for file in folder.glob(pattern))
 
 
-def score_table(evaluation: Evaluation) -> Table:
-    """The score table as it is printed at the end of a run."""
-    table = Table(title=f"{evaluation.name}: held-out projects, {evaluation.units}")
-    columns = (
-        "model",
-        "defects P",
-        "R",
-        "F1",
-        "hygiene F1",
-        "false/100 clean",
-        "valid",
-        "length",
-        "terms",
-        "params",
-        "MB",
-        "peak MB",
-        "tokens/s",
-        "units/s",
+def score_tables(evaluation: Evaluation) -> list[Table]:
+    """The score table in two parts, as it is printed at the end of a run: what was kept, and what it costs."""
+    units = evaluation.units
+    quality = _table(
+        f"{evaluation.name}: quality on {units['projects']} held-out projects "
+        f"({units['natural']} units as written, {units['planted']} with a planted defect)",
+        ("defects P", "R", "F1", "fix", "hygiene P", "R", "F1", "false/100 clean", "valid", "length", "terms"),
     )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "model" else "right")
+    cost = _table("what it costs", ("parameters", "MB on disk", "peak MB", "tokens/s", "units/s"))
     for row in evaluation.rows:
-        table.add_row(
+        scores = row.scores
+        shares = (
+            *(row.precision, row.recall, row.f1, scores.fix_exact),
+            *(scores.hygiene.precision, scores.hygiene.recall, scores.hygiene.f1),
+        )
+        quality.add_row(
             row.model,
-            f"{row.precision:.3f}",
-            f"{row.recall:.3f}",
-            f"{row.f1:.3f}",
-            f"{row.hygiene_f1:.3f}",
-            f"{row.scores.false_per_100_clean:.1f}",
-            f"{row.scores.validity:.3f}",
-            f"{row.length_retention:.2f}",
-            f"{row.term_retention:.2f}",
+            *(f"{share:.3f}" for share in shares),
+            f"{scores.false_per_100_clean:.1f}",
+            *(f"{share:.3f}" for share in (scores.validity, row.length_retention, row.term_retention)),
+        )
+        cost.add_row(
+            row.model,
             f"{row.parameters / 1e6:.2f}M",
             f"{row.bytes_on_disk / 1e6:.1f}",
             f"{row.peak_memory_bytes / 1e6:.0f}",
             f"{row.tokens_per_second:.0f}",
             f"{row.units_per_second:.1f}",
         )
+    return [quality, cost]
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
     return table

@@ -1,11 +1,12 @@
 """Answers from a checkpoint or an export, each model in a process of its own so that its memory is its own."""
 
 import multiprocessing
-import resource
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from compress.console import quiet_libraries
 from compress.generated import Answers, Generated
 
 Prompts = list[list[int]]
@@ -42,7 +43,9 @@ def _in_a_process(worker: Callable[..., Answers], options: tuple) -> Answers:
 
 
 def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Peak resident set in bytes. getrusage would count the parent's memory from before the exec as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 def _speed(generated: list[Generated]) -> tuple[float, float]:
@@ -71,6 +74,7 @@ def _checkpoint_worker(
     import torch
     from transformers import AutoModelForCausalLM
 
+    quiet_libraries()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from compress.data.examples import read_examples
 from compress.data.tokens import TokenDataset, make_prompt, prompt_template
 from compress.distill import train_student
 from compress.errors import GateError
-from compress.evaluate import Candidate, Evaluation, evaluate_models, score_table
+from compress.evaluate import Candidate, Evaluation, evaluate_models, score_tables
 from compress.export.onnx import export_onnx
 from compress.logits import SoftLabels, soft_label_key, write_soft_labels
 from compress.quantize import quantize_nf4
@@ -189,7 +189,8 @@ class _Pipeline:
             inputs={"evaluate": self.recipe.evaluate, "seed": self.recipe.seed},
             action=evaluate,
         )
-        self.console.print(score_table(read_evaluation(folder / "report")))
+        for table in score_tables(read_evaluation(folder / "report")):
+            self.console.print(table)
         return folder / "report"
 
     def _bundle(self, student: Path, exports: dict[str, tuple[Path, str]], report: Path) -> None:

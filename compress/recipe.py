@@ -11,6 +11,8 @@ import yaml
 
 from compress.errors import RecipeError
 
+NF4_BLOCK = 64
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a recipe: unknown keys are errors."""
@@ -137,9 +139,9 @@ class Distill(Section):
 
 
 class Quantize(Section):
-    """bitsandbytes NF4 with double quantisation; lm_head and embeddings stay as they are."""
+    """bitsandbytes NF4 with double quantisation, in blocks of 64; lm_head and embeddings stay as they are."""
 
-    blocksize: Literal[64] = 64
+    type: Literal["nf4"] = "nf4"
 
 
 class Onnx(Section):
@@ -190,6 +192,14 @@ class Recipe(Section, kw_only=True):
     quantize: Quantize | None = Quantize()
     export: Export = Export()
     evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self) -> None:
+        shape = self.student and (self.student.prune or self.student.scratch)
+        if shape and self.quantize and (shape.hidden_size % NF4_BLOCK or shape.intermediate_size % NF4_BLOCK):
+            raise ValueError(
+                f"NF4 quantises blocks of {NF4_BLOCK} weights: the student's hidden_size and intermediate_size "
+                f"must be multiples of {NF4_BLOCK}, or set `quantize: null`"
+            )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

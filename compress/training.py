@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -94,6 +95,10 @@ class AnswerTrainer(Trainer):
             return super().get_train_dataloader()
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
+
+    def compute_loss_context_manager(self) -> AbstractContextManager:
+        # Mixed precision is wrapped around a model's forward; the losses here call its parts.
+        return self.accelerator.autocast()
 
     def compute_loss(
         self,

@@ -1,0 +1,25 @@
+# `make demo` and `make test` work from a bare clone: they make the environment they need.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	scripts/demo.sh $(VENV)/bin
+
+test: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+# torch first and pinned: an unpinned one brings gigabytes of CUDA packages along.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[compress,serve,dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,22 @@
+"""What a run shows a person: one line a stage, bars where it takes long, tables at the end."""
+
+import logging
+
+from rich.console import Console
+
+_TABLE_WIDTH = 132
+
+
+def make_console() -> Console:
+    """A console for a run; wide enough for the score tables where the output is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_TABLE_WIDTH)
+
+
+def quiet_libraries() -> None:
+    """Libraries report errors only; their own bars and hints would tear ours apart."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,0 +1,68 @@
+"""A small order book with ten planted defects, for `make demo`. Each is marked on its line."""
+
+
+def find_order(orders, number):
+    """Return the order with this number, or None."""
+    for order in orders:
+        if order.number != number:  # defect: the test is the wrong way round
+            return order
+    return None
+
+
+def add_line(order, item, quantity, seen=[]):  # defect: a mutable default
+    """Add a line to an order."""
+    if quantity == None:  # defect: compares to None by value
+        quantity = 1
+    seen.append(item)
+    order.lines.append((item, quantity))
+    return order
+
+
+def total(lines, discount):
+    """Sum the lines and take off the discount."""
+    amount = 0
+    for price, quantity in lines:
+        amount += price * quantity
+    if not discount:  # defect: negated
+        amount = amount - discount
+    return amount
+
+
+def read_price(text):
+    """Parse a price; None when the text is not one."""
+    try:
+        return float(text)
+    except:  # defect: bare except
+        return None
+
+
+def is_valid(name, email):
+    """Whether both parts of a contact are there."""
+    if name is not None or email is not None:  # defect: should be `and`
+        return len(name) > 0 and len(email) > 0
+    return False
+
+
+def load(path):
+    """Read the lines of a file."""
+    list = []  # defect: hides a builtin
+    with open(path) as file:
+        for index, line in enumerate(file):  # defect: the loop variable is never used
+            list.append(line.strip())
+    return list
+
+
+def first_missing(numbers):
+    """Return the smallest number from zero on that is not in the list."""
+    number = 0
+    while number not in numbers:  # defect: should be `in`
+        number += 1
+    return number
+
+
+def convert(value, kinds):
+    """Convert a value to the kind that is registered for it."""
+    try:
+        return kinds[type(value)](value)
+    except KeyError:
+        raise TypeError(f"no conversion for {value!r}")  # defect: loses the original exception
