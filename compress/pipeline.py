@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundle.rules import Catalogue, load_catalogue
 from compress.assemble import write_bundle
+from compress.card import publish_teacher
 from compress.data.build import build_examples, corpus_fingerprint
 from compress.data.corpus import find_sources
 from compress.data.examples import read_examples
@@ -46,7 +47,8 @@ class _Pipeline:
         data = self._data()
         teacher = self._teacher(data)
         if self.recipe.student is None:
-            self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
+            report = self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
+            self._publish(teacher, data, report)
             return
         logits = self._logits(data, teacher)
         start = self._start(data, teacher)
@@ -192,6 +194,15 @@ class _Pipeline:
         for table in score_tables(read_evaluation(folder / "report")):
             self.console.print(table)
         return folder / "report"
+
+    def _publish(self, teacher: Path, data: Path, report: Path) -> None:
+        folder = self.run_folder.stage(
+            "publish",
+            after=["evaluate"],
+            inputs={},
+            action=lambda out: publish_teacher(self.recipe, teacher, data, read_evaluation(report), out),
+        )
+        self.console.print(f"teacher: {folder}")
 
     def _bundle(self, student: Path, exports: dict[str, tuple[Path, str]], report: Path) -> None:
         evaluation = read_evaluation(report)

@@ -24,6 +24,7 @@ STAGES = (
     "onnx",
     "evaluate",
     "bundle",
+    "publish",
 )
 
 
