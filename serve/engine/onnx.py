@@ -8,10 +8,13 @@ one token each for many rows (decode).
     keys, values: [rows, kv_heads, max_length, head_dim] float32, one pair a layer
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 from numpy.typing import NDArray
 
