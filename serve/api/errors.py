@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import ClientException, HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 
 TYPE_PREFIX = "urn:deepcode-analyst:problem:"
@@ -66,7 +67,7 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """The response for any exception a request can raise."""
-    problem = _as_problem(error)
+    problem = _as_problem(request, error)
     if problem.status >= 500 and not isinstance(error, Problem):
         _log.error("%s %r failed", request.method, request.scope["path"], exc_info=error)
     return Response(
@@ -84,13 +85,25 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
     )
 
 
-def _as_problem(error: Exception) -> Problem:
+def _as_problem(request: Request[Any, Any, Any], error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, ValidationException):
         faults = error.extra if isinstance(error.extra, list) else []
         detail = "; ".join(_fault(fault) for fault in faults) or error.detail
         return Problem("invalid-request", 422, "The request does not fit the schema", detail)
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.route_handler.resolve_request_max_body_size()
+        return Problem(
+            "body-too-large", 413, "The body is too large", f"This server reads bodies of at most {limit} bytes."
+        )
+    if type(error) is ClientException:  # what the framework raises for a body that it can not decode
+        return Problem(
+            "malformed-json",
+            400,
+            "The body is not JSON",
+            f"The request's body can not be read ({error.detail}); send one JSON object in UTF-8.",
+        )
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         kind = status.phrase.lower().replace(" ", "-")

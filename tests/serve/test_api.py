@@ -66,6 +66,17 @@ def test_another_language_is_answered_with_the_supported_one(server: Server, bod
     assert problem(post(server, {"code": FUNCTION, **body}), 422, "unsupported-language")["supported"] == ["python"]
 
 
+@pytest.mark.parametrize(
+    "content", [b"code=x", b'{"code": "', rb'{"code":"\ud800"}', b'{"code":"\xff"}', b'{"code":' + b"[" * 10_000]
+)
+def test_a_body_that_is_no_json_is_said_to_be_that(server: Server, content: bytes) -> None:
+    problem(httpx.post(f"{server.url}/v1/analyze", content=content, timeout=30), 400, "malformed-json")
+
+
+def test_a_body_over_the_limit_names_the_limit(server: Server) -> None:
+    assert "2000000 bytes" in problem(post(server, {"code": "#" * 2_000_000}), 413, "body-too-large")["detail"]
+
+
 def test_binary_is_refused(server: Server) -> None:
     problem(post(server, {"code": "\0\1\2"}), 422, "binary-input")
 
