@@ -119,11 +119,13 @@ def _units_of(owner: ast.Module | ast.ClassDef, prefix: str, lines: list[str]) -
 
 def _definitions_in(owner: ast.AST) -> Iterator[DefinitionNode]:
     """The functions and classes directly under `owner`, also those inside its ifs, tries and withs."""
-    for child in ast.iter_child_nodes(owner):
-        if isinstance(child, DefinitionNode):
-            yield child
-        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
-            yield from _definitions_in(child)
+    inside: list[ast.AST] = [owner]  # and no recursion: every `elif` is one level deeper than the last
+    while inside:
+        for child in ast.iter_child_nodes(inside.pop()):
+            if isinstance(child, DefinitionNode):
+                yield child
+            elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+                inside.append(child)
 
 
 def _remainder(
