@@ -130,8 +130,8 @@ def open_bundle(root: Path) -> Bundle:
     """Read a bundle and verify the sha256 of every file in it.
 
     Raises:
-        BundleError: no manifest, a manifest of another version, or a file that is missing, changed or
-            outside the folder.
+        BundleError: no manifest, a manifest of another version, a file that is missing, changed or
+            outside the folder, or an export without files.
     """
     manifest_file = root / MANIFEST_FILE
     if not manifest_file.is_file():
@@ -140,7 +140,7 @@ def open_bundle(root: Path) -> Bundle:
         )
     try:
         manifest = msgspec.json.decode(manifest_file.read_bytes(), type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest_file} is not a bundle manifest this version can read: {error}") from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise BundleError(
@@ -151,6 +151,10 @@ def open_bundle(root: Path) -> Bundle:
     for name in (PROMPT_FILE, RULES_FILE, SCHEMA_FILE, TOKENIZER_FILE):
         if name not in manifest.files:
             raise BundleError(f"{manifest_file} does not list {name}, which every bundle needs")
+    for kind, export in manifest.exports.items():
+        # What is loaded is what was verified: an export elsewhere has no file that could be listed.
+        if not any(name.startswith(f"{export.path}/") for name in manifest.files):
+            raise BundleError(f"{manifest_file} lists no file of its {kind!r} export in {export.path!r}: refused")
     return Bundle(
         root=root,
         manifest=manifest,
