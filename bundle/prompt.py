@@ -8,6 +8,7 @@ an engine computes the prefix once. The code is data: text in it that spells a s
 from pathlib import Path
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from bundle.rules import Catalogue
@@ -28,12 +29,17 @@ class Prompt:
             tokenizer: the student's tokenizer; it is not changed.
 
         Raises:
-            ValueError: the template does not use `code` exactly once.
+            ValueError: the template is not valid Jinja, reaches for Python's internals, or does not use
+                `code` exactly once.
         """
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        text = environment.from_string(template).render(
-            language=catalogue.language, rules=catalogue.rules, code=_CODE_MARK
-        )
+        # Sandboxed, because a template comes with a bundle, and a bundle runs no code.
+        environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        try:
+            text = environment.from_string(template).render(
+                language=catalogue.language, rules=catalogue.rules, code=_CODE_MARK
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the prompt template cannot be filled in: {error}") from error
         parts = text.split(_CODE_MARK)
         if len(parts) != 2:
             raise ValueError("the prompt template must use {{ code }} exactly once")
