@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bundle.answer import answer_schema
 from bundle.manifest import (
@@ -24,7 +24,7 @@ from bundle.manifest import (
     write_manifest,
 )
 from bundle.rules import CATALOGUE_FILE, Catalogue
-from compress.data.tokens import prompt_template
+from compress.data.tokens import load_tokenizer, prompt_template
 from compress.evaluate import Evaluation
 from compress.recipe import Recipe
 from compress.student import head_dimension
@@ -70,7 +70,7 @@ def write_bundle(
         name=recipe.name,
         language=catalogue.language,
         context_length=config.max_position_embeddings,
-        eos_token_ids=(AutoTokenizer.from_pretrained(student).eos_token_id,),
+        eos_token_ids=(load_tokenizer(student).eos_token_id,),
         model=_shape(student, config),
         exports={kind: Export(path=kind, quantization=storage) for kind, (_, storage) in exports.items()},
         weights_sha256=weights_sha256(files, next(iter(exports))),

@@ -8,9 +8,10 @@ import jinja2
 import matplotlib
 import msgspec
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from compress.data.build import DataSummary
+from compress.data.tokens import load_tokenizer
 from compress.evaluate import Evaluation
 from compress.recipe import Recipe
 
@@ -71,7 +72,7 @@ def publish_teacher(recipe: Recipe, teacher: Path, data: Path, evaluation: Evalu
     """Write the teacher's bf16 weights (shards below 16 MB), tokenizer and README.md into `out`."""
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.bfloat16)
     model.save_pretrained(out, max_shard_size="15MB")
-    AutoTokenizer.from_pretrained(teacher).save_pretrained(out)
+    load_tokenizer(teacher).save_pretrained(out)
     summary = msgspec.json.decode((data / "summary.json").read_bytes(), type=DataSummary)
     history = msgspec.json.decode((teacher / "training.json").read_bytes())["log_history"]
     (out / "learning-curve.svg").write_text(_learning_curve(history), encoding="utf-8")

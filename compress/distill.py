@@ -1,5 +1,7 @@
 """Distillation: loss = alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), over answer tokens."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -60,16 +62,16 @@ def train_student(
         return
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    common = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "train": train,
-        "dataset": dataset,
-        "out": out / "checkpoints",
-        "seed": seed,
-    }
-    if soft_labels is None:
-        trainer = AnswerTrainer(**common, description="student, labels only")
-    else:
-        trainer = DistillTrainer(**common, description="student", distill=distill, soft_labels=soft_labels)
+    make_trainer: Callable[..., AnswerTrainer] = AnswerTrainer
+    if soft_labels is not None:
+        make_trainer = functools.partial(DistillTrainer, distill=distill, soft_labels=soft_labels)
+    trainer = make_trainer(
+        model=model,
+        tokenizer=tokenizer,
+        train=train,
+        dataset=dataset,
+        out=out / "checkpoints",
+        seed=seed,
+        description="student" if soft_labels is not None else "student, labels only",
+    )
     trainer.train_resuming(out / "model")

@@ -8,13 +8,13 @@ from accelerate import init_empty_weights
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bundle.answer import CLOSING
 from bundle.confidence import finding_confidences
 from bundle.rules import Catalogue
 from compress.data.examples import Example, read_examples
-from compress.data.tokens import make_prompt
+from compress.data.tokens import load_tokenizer, make_prompt
 from compress.generate import answers_from_checkpoint, answers_from_onnx
 from compress.generated import Answers
 from compress.recipe import Evaluate, Gate, Recipe
@@ -154,7 +154,7 @@ def gate_failures(gate: Gate, retention: dict[str, float]) -> list[str]:
 
 
 def _fitting(examples: list[Example], recipe: Recipe, catalogue: Catalogue, teacher: Path) -> list[Example]:
-    prompt = make_prompt(recipe.data.prompt, catalogue, AutoTokenizer.from_pretrained(teacher))
+    prompt = make_prompt(recipe.data.prompt, catalogue, load_tokenizer(teacher))
     most = recipe.data.max_tokens - recipe.evaluate.max_answer_tokens
     return [example for example in examples if len(prompt.encode(example.unit)) <= most]
 
@@ -170,7 +170,7 @@ def _answers(
     kept = out / f"answers-{each.name.replace(' ', '-')}.json"
     if kept.is_file():
         return msgspec.json.decode(kept.read_bytes(), type=Answers)
-    tokenizer = AutoTokenizer.from_pretrained(each.source)
+    tokenizer = load_tokenizer(each.source)
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
     prompts = [prompt.encode(example.unit) for example in examples]
     eos, most = tokenizer.eos_token_id, recipe.evaluate.max_answer_tokens
@@ -195,12 +195,12 @@ def _answers(
 
 
 def _texts(each: Candidate, answers: Answers) -> list[str]:
-    tokenizer = AutoTokenizer.from_pretrained(each.source)
+    tokenizer = load_tokenizer(each.source)
     eos = tokenizer.eos_token_id
     texts = []
     for answer in answers.generated:
         ids = answer.ids[:-1] if answer.ids[-1:] == [eos] else answer.ids
-        texts.append(tokenizer.decode(ids, skip_special_tokens=False))
+        texts.append(str(tokenizer.decode(ids, skip_special_tokens=False)))
     return texts
 
 

@@ -87,7 +87,7 @@ def write_soft_labels(
             arrays = _label_shard(teacher, dataset, indices, key, pad_token_id, tokens_per_batch)
             staged = shard.with_suffix(".tmp")
             with staged.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
             staged.replace(shard)
 
 

@@ -1,11 +1,13 @@
 """The stages of a recipe in order. Each takes the folders of earlier ones and writes its own."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from bundle.rules import Catalogue, load_catalogue
 from compress.assemble import write_bundle
@@ -13,12 +15,12 @@ from compress.card import publish_teacher
 from compress.data.build import build_examples, corpus_fingerprint
 from compress.data.corpus import find_sources
 from compress.data.examples import read_examples
-from compress.data.tokens import TokenDataset, make_prompt, prompt_template
+from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prompt_template
 from compress.distill import train_student
 from compress.errors import GateError
 from compress.evaluate import Candidate, Evaluation, evaluate_models, score_tables
 from compress.export.onnx import export_onnx
-from compress.logits import SoftLabels, soft_label_key, write_soft_labels
+from compress.logits import SoftLabelKey, SoftLabels, soft_label_key, write_soft_labels
 from compress.quantize import quantize_nf4
 from compress.recipe import Recipe
 from compress.report import write_report
@@ -46,25 +48,27 @@ class _Pipeline:
     def run(self) -> None:
         data = self._data()
         teacher = self._teacher(data)
+        # Student and teacher share a tokenizer, so all stages share one tokenised training split, made on demand.
+        self.dataset = functools.cache(lambda: self._dataset(data, teacher))
         if self.recipe.student is None:
             report = self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
             self._publish(teacher, data, report)
             return
-        logits = self._logits(data, teacher)
-        start = self._start(data, teacher)
-        student = self._train("distill", data, start, logits, after=["data", "logits", "student"])
+        logits = self._logits(teacher)
+        start = self._start(teacher)
+        student = self._train("distill", start, logits, after=["data", "logits", "student"])
         candidates = [Candidate("teacher", teacher, teacher)]
         if self.recipe.distill.baseline:
-            plain = self._train("baseline", data, start, None, after=["data", "student"])
+            plain = self._train("baseline", start, None, after=["data", "student"])
             candidates.append(Candidate("student, labels only", plain, plain))
         candidates.append(Candidate("student, distilled", student, student))
-        exports = self._exports(data, student, candidates)
+        exports = self._exports(student, candidates)
         after = ["data", "teacher", *(["baseline"] if self.recipe.distill.baseline else []), "distill"]
         report = self._evaluate(data, candidates, after=[*after, *exports])
         self._bundle(student, exports, report)
 
     def _dataset(self, data: Path, checkpoint: Path) -> TokenDataset:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
         prompt = make_prompt(self.recipe.data.prompt, self.catalogue, tokenizer)
         examples = read_examples(data / "train.jsonl")
         return TokenDataset(examples, prompt, tokenizer.eos_token_id, self.recipe.data.max_tokens)
@@ -99,15 +103,16 @@ class _Pipeline:
         )
         return folder / "model"
 
-    def _logits(self, data: Path, teacher: Path) -> SoftLabels:
+    def _logits(self, teacher: Path) -> Callable[[], SoftLabels]:
         distill = self.recipe.distill
+        tokenizer = load_tokenizer(teacher)
+
+        def key() -> SoftLabelKey:
+            return soft_label_key(self.dataset(), teacher, distill.temperature, distill.top_k, len(tokenizer))
 
         def write(out: Path) -> None:
-            tokenizer = AutoTokenizer.from_pretrained(teacher)
-            dataset = self._dataset(data, teacher)
-            key = soft_label_key(dataset, teacher, distill.temperature, distill.top_k, len(tokenizer))
             model = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto", device_map="auto")
-            write_soft_labels(model, dataset, key, tokenizer.pad_token_id, out / "labels")
+            write_soft_labels(model, self.dataset(), key(), tokenizer.pad_token_id, out / "labels")
 
         folder = self.run_folder.stage(
             "logits",
@@ -119,20 +124,18 @@ class _Pipeline:
             },
             action=write,
         )
-        tokenizer = AutoTokenizer.from_pretrained(teacher)
-        key = soft_label_key(self._dataset(data, teacher), teacher, distill.temperature, distill.top_k, len(tokenizer))
-        return SoftLabels(folder / "labels", key)
+        return lambda: SoftLabels(folder / "labels", key())
 
-    def _start(self, data: Path, teacher: Path) -> Path:
+    def _start(self, teacher: Path) -> Path:
         folder = self.run_folder.stage(
             "student",
             after=["data", "teacher"],
             inputs={"student": self.recipe.student, "seed": self.recipe.seed},
-            action=lambda out: start_student(self.recipe, self.catalogue, teacher, self._dataset(data, teacher), out),
+            action=lambda out: start_student(self.recipe, self.catalogue, teacher, self.dataset(), out),
         )
         return folder / "model"
 
-    def _train(self, name: str, data: Path, start: Path, soft_labels: SoftLabels | None, after: list[str]) -> Path:
+    def _train(self, name: str, start: Path, soft_labels: Callable[[], SoftLabels] | None, after: list[str]) -> Path:
         """The student trained from `start`, with soft labels or on the labels alone, on the same budget."""
         recipe = self.recipe
         folder = self.run_folder.stage(
@@ -145,26 +148,26 @@ class _Pipeline:
             },
             action=lambda out: train_student(
                 start,
-                AutoTokenizer.from_pretrained(start),
-                self._dataset(data, start),
+                load_tokenizer(start),
+                self.dataset(),
                 recipe.train,
                 recipe.distill,
-                soft_labels,
+                soft_labels and soft_labels(),
                 recipe.seed,
                 out,
             ),
         )
         return folder / "model"
 
-    def _exports(self, data: Path, student: Path, candidates: list[Candidate]) -> dict[str, tuple[Path, str]]:
+    def _exports(self, student: Path, candidates: list[Candidate]) -> dict[str, tuple[Path, str]]:
         """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last."""
         exports: dict[str, tuple[Path, str]] = {}
         if self.recipe.quantize is not None:
             folder = self.run_folder.stage(
                 "quantize",
-                after=["data", "distill"],
+                after=["distill"],
                 inputs={"quantize": self.recipe.quantize},
-                action=lambda out: quantize_nf4(student, self._dataset(data, student), out / "nf4"),
+                action=lambda out: quantize_nf4(student, self.dataset(), out / "nf4"),
             )
             exports["quantize"] = (folder / "nf4", "nf4")
             candidates.append(Candidate("student, NF4", folder / "nf4", student))

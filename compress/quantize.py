@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from compress.data.tokens import TokenDataset, collate
+from compress.data.tokens import TokenDataset, collate, load_tokenizer
 
 
 class QuantizeError(Exception):
@@ -36,7 +36,7 @@ def quantize_nf4(checkpoint: Path, dataset: TokenDataset, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint, quantization_config=nf4_config(), dtype=torch.bfloat16, device_map=device
     )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     staged = out.with_name(f"{out.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(staged)

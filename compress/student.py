@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,9 +207,7 @@ def _rows(heads: Tensor, head_dim: int) -> Tensor:
     return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
-def _cut_attention(
-    old: nn.Module, new: nn.Module, heads: Tensor, kv_heads: Tensor, rotation: Tensor, scale: float
-) -> None:
+def _cut_attention(old: Any, new: Any, heads: Tensor, kv_heads: Tensor, rotation: Tensor, scale: float) -> None:
     head_dim = old.self_attn.head_dim
     reading = old.input_layernorm.weight
     new.input_layernorm.weight.fill_(scale)
@@ -226,7 +225,7 @@ def _cut_attention(
             getattr(new.self_attn, name).weight.copy_(getattr(old.self_attn, name).weight)
 
 
-def _cut_mlp(old: nn.Module, new: nn.Module, neurons: Tensor, rotation: Tensor, scale: float) -> None:
+def _cut_mlp(old: Any, new: Any, neurons: Tensor, rotation: Tensor, scale: float) -> None:
     reading = old.post_attention_layernorm.weight
     new.post_attention_layernorm.weight.fill_(scale)
     for name in ("gate_proj", "up_proj"):

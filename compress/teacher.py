@@ -3,13 +3,13 @@
 import random
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
 from compress.data.examples import read_examples
-from compress.data.tokens import TokenDataset, make_prompt
+from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt
 from compress.errors import RecipeError
 from compress.recipe import Lora, Recipe, Teacher
 from compress.scratch import make_teacher
@@ -32,7 +32,7 @@ def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path)
     else:
         model, tokenizer = load_teacher(recipe.teacher.model or "", recipe.teacher.adapter)
         staged = out / "model.partial"
-        model.to(torch.bfloat16).save_pretrained(staged)
+        model.bfloat16().save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         staged.rename(target)
 
@@ -43,18 +43,12 @@ def load_teacher(name: str, adapter: str | None) -> tuple[PreTrainedModel, PreTr
     Raises:
         RecipeError: nothing loadable is there; no remote code is ever run.
     """
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RecipeError(f"teacher.model: cannot load {name!r}: {str(error).splitlines()[0]}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
-        raise RecipeError(f"teacher.model: {name!r} needs a fast tokenizer (tokenizer.json) with an EOS token")
-    if tokenizer.pad_token_id is None:
-        raise RecipeError(f"teacher.model: the tokenizer of {name!r} has no pad token; set one other than EOS")
     if adapter is not None:
-        from peft import PeftModel
-
         try:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         except (OSError, ValueError) as error:
@@ -95,9 +89,8 @@ def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: P
 def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:
     """Teacher correction: fine-tune on the domain before distilling (Minitron, 2408.11796, section 3.2)."""
     assert recipe.teacher.model is not None and recipe.teacher.train is not None, "the recipe was validated"
-    model, tokenizer = load_teacher(recipe.teacher.model, recipe.teacher.adapter)
-    if recipe.teacher.lora is not None:
-        model = _with_adapter(model, recipe.teacher.lora)
+    base, tokenizer = load_teacher(recipe.teacher.model, recipe.teacher.adapter)
+    model = _with_adapter(base, recipe.teacher.lora) if recipe.teacher.lora is not None else base
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
     examples = read_examples(data / "train.jsonl")
     dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
@@ -113,9 +106,7 @@ def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target
     trainer.train_resuming(target)
 
 
-def _with_adapter(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
+def _with_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,

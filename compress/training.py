@@ -2,8 +2,9 @@
 
 import functools
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -67,7 +68,7 @@ class AnswerTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerFast,
         train: Train,
         dataset: TokenDataset,
@@ -80,6 +81,7 @@ class AnswerTrainer(Trainer):
             if train.max_tokens_per_batch is not None
             else None
         )
+        self.dataset, self.out, self.tokenizer = dataset, out, tokenizer
         super().__init__(
             model=model,
             args=training_arguments(train, out, seed),
@@ -93,12 +95,14 @@ class AnswerTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.batches is None:
             return super().get_train_dataloader()
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+        loader = DataLoader(self.dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
-    def compute_loss_context_manager(self) -> AbstractContextManager:
+    def compute_loss_context_manager(self) -> ExitStack:
         # Mixed precision is wrapped around a model's forward; the losses here call its parts.
-        return self.accelerator.autocast()
+        stack = ExitStack()
+        stack.enter_context(self.accelerator.autocast())
+        return stack
 
     def compute_loss(
         self,
@@ -137,13 +141,14 @@ class AnswerTrainer(Trainer):
 
     def train_resuming(self, out: Path) -> None:
         """Train to the end, from the newest whole checkpoint if an earlier run left one, and save to `out`."""
-        checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
+        checkpoint = last_whole_checkpoint(self.out)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         staged = out.with_name(f"{out.name}.partial")
         shutil.rmtree(staged, ignore_errors=True)
-        whole = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+        trained: Any = self.model
+        whole = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
         whole.save_pretrained(staged)
-        self.processing_class.save_pretrained(staged)
+        self.tokenizer.save_pretrained(staged)
         self.state.save_to_json(str(staged / "training.json"))
         staged.rename(out)
 
