@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bundle.answer import CLOSING_FINDINGS
 from bundle.prompt import TEMPLATES, Prompt
 from bundle.rules import Catalogue
 from compress.data.examples import Example
+from compress.errors import RecipeError
 from compress.losses import IGNORED
 
 
@@ -24,14 +25,45 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 def prompt_template(name: str) -> str:
-    """The Jinja source of a built-in template (`compact`, `chat`) or of a file."""
+    """The Jinja source of a built-in template (`compact`, `chat`) or of a file.
+
+    Raises:
+        RecipeError: there is no such template.
+    """
     file = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
+    if not file.is_file():
+        built_in = ", ".join(sorted(template.stem for template in TEMPLATES.glob("*.jinja")))
+        raise RecipeError(f"data.prompt: no template {name!r}; name one of {built_in}, or a .jinja file")
     return file.read_text(encoding="utf-8")
 
 
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint on disk or of a hub name.
+
+    Raises:
+        RecipeError: there is none, it is not a fast one, or it lacks an EOS token or a pad token of its own.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot load the tokenizer of {str(name)!r}: {str(error).splitlines()[0]}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        raise RecipeError(f"{str(name)!r} needs a fast tokenizer (tokenizer.json) with an EOS token")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        raise RecipeError(f"the tokenizer of {str(name)!r} needs a pad token that is not its EOS token")
+    return tokenizer
+
+
 def make_prompt(name: str, catalogue: Catalogue, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    """The prompt of a recipe for one tokenizer."""
-    return Prompt(prompt_template(name), catalogue, tokenizer.backend_tokenizer)
+    """The prompt of a recipe for one tokenizer.
+
+    Raises:
+        RecipeError: there is no such template, or it cannot be used.
+    """
+    try:
+        return Prompt(prompt_template(name), catalogue, tokenizer.backend_tokenizer)
+    except ValueError as error:
+        raise RecipeError(f"data.prompt: {name}: {error}") from error
 
 
 def tokenize_example(example: Example, prompt: Prompt, eos_token_id: int) -> Tokens:
@@ -64,6 +96,11 @@ class TokenDataset(Dataset):
         return {"index": index, "tokens": self.rows[index]}
 
 
+def padded_width(length: int) -> int:
+    """A batch's width: a multiple of 32, so that kernels are prepared for few shapes and not for every length."""
+    return -(-length // 32) * 32
+
+
 def collate(rows: list[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Right-padded batch.
 
@@ -71,7 +108,7 @@ def collate(rows: list[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
         input_ids, attention_mask, labels (prompt and padding IGNORED): int64 [B, S]; index: [B], the
         rows' places in the dataset, by which soft labels are looked up.
     """
-    width = max(len(row["tokens"].ids) for row in rows)
+    width = padded_width(max(len(row["tokens"].ids) for row in rows))
     input_ids = torch.full((len(rows), width), pad_token_id)
     labels = torch.full((len(rows), width), IGNORED)
     attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -114,7 +151,7 @@ class TokenBudgetBatches(Sampler[list[int]]):
         for start in range(0, len(order), self.window):
             batch: list[int] = []
             for index in sorted(order[start : start + self.window], key=lambda row: (self.lengths[row], row)):
-                if batch and self.lengths[index] * (len(batch) + 1) > self.budget:
+                if batch and padded_width(self.lengths[index]) * (len(batch) + 1) > self.budget:
                     batches.append(batch)
                     batch = []
                 batch.append(index)
