@@ -113,11 +113,11 @@ def _distinct_units(data: Data, sources: list[SourceFile]) -> tuple[list[tuple[S
         for source in progress.track(sources, description="units"):
             try:
                 with tokenize.open(source.file) as file:
-                    units = cut_units(file.read())
-            except (UnparsableCode, SyntaxError, UnicodeDecodeError):
+                    found = cut_units(file.read())
+            except (UnparsableCode, SyntaxError, UnicodeError, LookupError):  # the last three: its coding cookie
                 unreadable += 1
                 continue
-            for unit in units:
+            for unit in found:
                 if len(unit.lines) > data.max_lines or max(len(line.text) for line in unit.lines) > 200:
                     continue
                 key = hashlib.sha256("".join(unit.code.split()).encode()).digest()

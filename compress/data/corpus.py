@@ -152,14 +152,15 @@ def _licence(info: metadata.PackageMetadata | None) -> str:
     if info is None:
         return "not declared"
     classifiers = [c.split(" :: ")[-1] for c in info.get_all("Classifier") or [] if c.startswith("License ::")]
-    declared = [info.get("License-Expression"), *classifiers, info.get("License")]
+    named = [(info.get_all(field) or [None])[0] for field in ("License-Expression", "License")]
+    declared = [named[0], *classifiers, named[1]]
     return next((text for text in declared if text and len(text) < 80), "not declared")
 
 
 def _walk(root: Path, project: str) -> Iterator[SourceFile]:
     for file in sorted(root.rglob("*.py")):
         relative = file.relative_to(root)
-        if SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]):
+        if file.is_file() and SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]):
             yield SourceFile(project, relative.as_posix(), file)
 
 
