@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bundle.answer import MAX_FINDINGS, Answer, AnswerFinding, write_answer
+from bundle.answer import MAX_FINDINGS, MAX_SPAN_CHARS, Answer, AnswerFinding, write_answer
 from bundle.rules import Catalogue
 from bundle.units import Unit, UnitLine
 from compress.data.hygiene import Label
@@ -64,7 +64,8 @@ def _as_finding(label: Label, number: int, line: UnitLine) -> AnswerFinding:
     at = line.text[window[0] : window[1]]
     fix = None
     if label.fix is not None:
-        fix = line.text[window[0] : start] + label.fix + line.text[end : window[1]]
+        repaired = line.text[window[0] : start] + label.fix + line.text[end : window[1]]
+        fix = repaired if len(repaired) <= MAX_SPAN_CHARS else None
     return AnswerFinding(label.rule, number, at, fix)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from bundle.answer import AnswerFinding
+from bundle.answer import MAX_SPAN_CHARS, AnswerFinding
 from bundle.units import FunctionNode
 from compress.data.spans import unique_window
 
@@ -363,4 +363,6 @@ def _apply(lines: list[str], rule: str, edit: Edit) -> tuple[str, AnswerFinding]
     start, end = window
     original = before[start : end - len(after) + len(before)]
     fix = HYGIENE_FIXES.get(rule, original)
+    if fix is not None and len(fix) > MAX_SPAN_CHARS:
+        return None  # no answer may say it
     return changed, AnswerFinding(rule=rule, line=edit.line, at=after[start:end], fix=fix)
