@@ -173,7 +173,8 @@ def choose_thresholds(
     seen: dict[str, list[tuple[float, bool]]] = {rule: [] for rule in catalogue.ids}
     for example, text, sure in zip(examples, texts, confidences, strict=True):
         answer = read_answer(text, example, catalogue)
-        if answer is None:
+        # Only answers in the compact form have confidences; a grammar allows no other when serving.
+        if answer is None or len(sure) != len(answer.findings):
             continue
         true = {(finding.rule, finding.line) for finding in example.findings}
         for finding, confidence in zip(answer.findings, sure, strict=True):
@@ -184,7 +185,8 @@ def choose_thresholds(
 def _threshold(points: list[tuple[float, bool]], precision: float) -> float:
     if not points:
         return 0.5
-    ranked = sorted(points, reverse=True)
+    # Of equal confidence the wrong ones first: a threshold cannot let in the right ones alone.
+    ranked = sorted(points, key=lambda point: (-point[0], point[1]))
     right, best = 0, 0.9
     for count, (confidence, correct) in enumerate(ranked, start=1):
         right += correct
