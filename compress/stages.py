@@ -43,11 +43,13 @@ class Run:
         if rerun_from is not None and rerun_from not in STAGES:
             raise RecipeError(f"--from {rerun_from}: no such stage; the stages are {', '.join(STAGES)}")
         self.folder, self.console = folder, console
-        self.rerun = STAGES[STAGES.index(rerun_from) :] if rerun_from else ()
         self.keys: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        # Forgotten at once, so that a rerun that is cut off leaves no later stage that still counts as done.
+        for name in STAGES[STAGES.index(rerun_from) :] if rerun_from else ():
+            self._forget(name)
 
-    def stage(self, name: str, after: list[str], inputs: dict[str, Any], action: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, after: list[str], inputs: dict[str, Any], action: Callable[[Path], object]) -> Path:
         """Do one stage, unless it was done with the same inputs.
 
         A stage that was cut off is given its folder back as it was left, so that it can go on from its own
@@ -63,16 +65,16 @@ class Run:
         key = hashlib.sha256(msgspec.json.encode(depends, order="deterministic")).hexdigest()
         self.keys[name] = key
         # Beside the stage's folder and not in it: what a stage makes may be a whole of its own, as a bundle is.
-        done, started = (self.folder / "stages" / f"{name}.{state}.json" for state in ("done", "started"))
-        if name not in self.rerun and _key_in(done) == key:
+        done, started = self._records(name)
+        if _key_in(done) == key:
             self.console.print(f"[dim]{name}: unchanged, skipped[/dim]")
             return folder
-        resuming = name not in self.rerun and _key_in(started) == key
+        resuming = _key_in(started) == key
         if not resuming:
+            self._forget(name)  # before its folder goes: half a folder must not pass for a stage's output
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         done.parent.mkdir(exist_ok=True)
-        done.unlink(missing_ok=True)
         _write(started, StageRecord(key, depends, 0.0))
         self.console.print(f"[bold]{name}[/bold]{': resumed' if resuming else ''}")
         begun = time.monotonic()
@@ -81,6 +83,14 @@ class Run:
         _write(done, StageRecord(key, depends, round(seconds, 1)))
         self.console.print(f"[dim]{name}: {seconds:.0f} s[/dim]")
         return folder
+
+    def _records(self, name: str) -> tuple[Path, Path]:
+        records = self.folder / "stages"
+        return records / f"{name}.done.json", records / f"{name}.started.json"
+
+    def _forget(self, name: str) -> None:
+        for record in self._records(name):
+            record.unlink(missing_ok=True)
 
 
 def _key_in(file: Path) -> str | None:
