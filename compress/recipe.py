@@ -18,7 +18,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a recipe: unknown keys are errors."""
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """Which code, and how it becomes examples."""
 
     # `stdlib`, folders, installed packages, or `pypi:name==version` (fetched by pip, never run)
@@ -36,7 +36,7 @@ class Data(Section):
     prompt: str = "compact"  # a template of bundle/templates, or a path to one
 
 
-class Shape(Section):
+class Shape(Section, frozen=True):
     """A decoder's dimensions, in transformers' own names."""
 
     num_hidden_layers: int
@@ -47,13 +47,13 @@ class Shape(Section):
     max_position_embeddings: int = 2048
 
 
-class Scratch(Shape):
+class Scratch(Shape, frozen=True):
     """A Qwen2 model of its own, with a tokenizer trained on the training split."""
 
     vocab_size: int = 4096
 
 
-class Train(Section):
+class Train(Section, frozen=True):
     """One training loop, in the names of transformers.TrainingArguments."""
 
     learning_rate: float = 5e-5
@@ -72,7 +72,7 @@ class Train(Section):
     save_steps: int = 200
 
 
-class Lora(Section):
+class Lora(Section, frozen=True):
     """A LoRA adapter that is trained and merged (peft)."""
 
     r: int = 16
@@ -89,7 +89,7 @@ class Lora(Section):
     )
 
 
-class Teacher(Section):
+class Teacher(Section, frozen=True):
     """A checkpoint with or without an adapter, or a model trained from scratch; and how it is corrected."""
 
     model: str | None = None  # a folder or a hub name
@@ -108,7 +108,7 @@ class Teacher(Section):
             raise ValueError("teacher.scratch needs teacher.train")
 
 
-class Student(Section):
+class Student(Section, frozen=True):
     """Where the student starts: a checkpoint, pruned from the teacher, or from scratch."""
 
     model: str | None = None
@@ -120,7 +120,7 @@ class Student(Section):
             raise ValueError("student needs exactly one of `model`, `prune` and `scratch`")
 
 
-class Distill(Section):
+class Distill(Section, frozen=True):
     """loss = alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), over answer tokens."""
 
     temperature: float = 3.0
@@ -138,13 +138,13 @@ class Distill(Section):
             raise ValueError("temperature must be above 0")
 
 
-class Quantize(Section):
+class Quantize(Section, frozen=True):
     """bitsandbytes NF4 with double quantisation, in blocks of 64; lm_head and embeddings stay as they are."""
 
     type: Literal["nf4"] = "nf4"
 
 
-class Onnx(Section):
+class Onnx(Section, frozen=True):
     """How the ONNX export stores weights."""
 
     precision: Literal["int4", "fp32"] = "int4"
@@ -152,13 +152,13 @@ class Onnx(Section):
     block_size: Literal[16, 32, 64, 128] = 32
 
 
-class Export(Section):
+class Export(Section, frozen=True):
     """Which forms of the student the bundle holds."""
 
     onnx: Onnx | None = Onnx()
 
 
-class Gate(Section):
+class Gate(Section, frozen=True):
     """The run fails when the shipped student is below any of these."""
 
     f1_retention: float = 0.0  # F1 of the ONNX student / F1 of the teacher, injected defects
@@ -168,7 +168,7 @@ class Gate(Section):
     term_retention: float = 0.0
 
 
-class Evaluate(Section):
+class Evaluate(Section, frozen=True):
     """How much held-out code the scores rest on."""
 
     natural_units: int = 400
@@ -179,7 +179,7 @@ class Evaluate(Section):
     gate: Gate = Gate()
 
 
-class Recipe(Section, kw_only=True):
+class Recipe(Section, frozen=True, kw_only=True):
     """Everything a run depends on. Without `student` the run ends with the teacher and its scores."""
 
     name: str
@@ -217,6 +217,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"no recipe at {path}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -240,7 +242,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(place.setdefault(parent, {}), dict):
             raise RecipeError(f"--set {dotted}: {parent!r} is a value, not a section")
         place = place[parent]
-    place[key] = yaml.safe_load(value)
+    try:
+        place[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: {value!r} is not YAML") from error
 
 
 def _explain(message: str) -> str:
@@ -256,7 +261,7 @@ def _explain(message: str) -> str:
 
 
 def _known_keys(place: str) -> tuple[str, ...]:
-    section: type = Recipe
+    section: type[Section] = Recipe
     for name in filter(None, place.split(".")):
         annotation = next(field.type for field in msgspec.structs.fields(section) if field.name == name)
         section = next(part for part in getattr(annotation, "__args__", (annotation,)) if issubclass(part, Section))
