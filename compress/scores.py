@@ -185,11 +185,12 @@ def choose_thresholds(
 def _threshold(points: list[tuple[float, bool]], precision: float) -> float:
     if not points:
         return 0.5
-    # Of equal confidence the wrong ones first: a threshold cannot let in the right ones alone.
-    ranked = sorted(points, key=lambda point: (-point[0], point[1]))
+    ranked = sorted(points, reverse=True)
     right, best = 0, 0.9
     for count, (confidence, correct) in enumerate(ranked, start=1):
         right += correct
-        if right / count >= precision:
+        # Findings of equal confidence are shown together or not at all.
+        last = count == len(ranked) or ranked[count][0] < confidence
+        if last and right / count >= precision:
             best = confidence
     return round(min(max(best - 1e-4, 0.05), 0.95), 4)
