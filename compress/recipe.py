@@ -194,6 +194,8 @@ class Recipe(Section, frozen=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self) -> None:
+        if self.student is not None and self.quantize is None and self.export.onnx is None:
+            raise ValueError("a bundle needs a form of the student to serve: set `export.onnx` or `quantize`")
         shape = self.student and (self.student.prune or self.student.scratch)
         if shape and self.quantize and (shape.hidden_size % NF4_BLOCK or shape.intermediate_size % NF4_BLOCK):
             raise ValueError(
