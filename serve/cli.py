@@ -12,7 +12,11 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (0 stopped as asked, 2 could not start)."""
+    """Run the command; returns its exit code: 0 stopped as asked, 2 a setting or the bundle is wrong.
+
+    Raises:
+        SystemExit: with 3, by uvicorn, which has said why: the address cannot be listened on.
+    """
     from serve.settings import SettingsError, load_settings
 
     flags = _parser().parse_args(arguments)
