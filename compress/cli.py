@@ -1,4 +1,4 @@
-"""deepcode-compress: run a recipe, look at a run, measure a checkpoint."""
+"""deepcode-compress: from a teacher and code to a small student in a checked bundle."""
 
 import argparse
 import sys
@@ -7,12 +7,16 @@ from pathlib import Path
 from rich.console import Console
 
 from compress.console import make_console, quiet_libraries
-from compress.errors import GateError, RecipeError
+from compress.errors import GateError, RecipeError, StageError
 from compress.recipe import load_recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 below the gate, 2 the recipe or the command line is wrong."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 below the gate, 2 the recipe or the command line is wrong, 3 a stage could not do
+    its work.
+    """
     options = _parser().parse_args(arguments)
     console = make_console()
     try:
@@ -23,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except GateError as error:
         _complain(str(error))
         return 1
+    except StageError as error:
+        _complain(str(error))
+        return 3
 
 
 def _complain(message: str) -> None:
@@ -35,7 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="do every stage of a recipe; what is done already is skipped")
     run.add_argument("recipe", type=Path)
     run.add_argument("--out", type=Path, help="the run folder (default: runs/<recipe's name>)")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a key of the recipe: train.learning_rate=1.0e-4",
+    )
     run.add_argument("--from", metavar="STAGE", dest="rerun_from", help="redo this stage and all after it")
     run.set_defaults(command=_run)
     return parser

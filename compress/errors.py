@@ -7,3 +7,7 @@ class RecipeError(Exception):
 
 class GateError(Exception):
     """The shipped student is below the recipe's gate."""
+
+
+class StageError(Exception):
+    """A stage could not do its work though the recipe is in order; the message says which and what to do next."""

@@ -136,8 +136,8 @@ def evaluate_models(
 def _retention(teacher: Row, shipped: Row) -> dict[str, float]:
     """The shipped student against its teacher, in the gate's own terms."""
     return {
-        "f1_retention": shipped.f1 / teacher.f1 if teacher.f1 else 1.0,
-        "hygiene_f1_retention": shipped.hygiene_f1 / teacher.hygiene_f1 if teacher.hygiene_f1 else 1.0,
+        "f1_retention": shipped.f1 / teacher.f1 if teacher.f1 else 0.0,
+        "hygiene_f1_retention": shipped.hygiene_f1 / teacher.hygiene_f1 if teacher.hygiene_f1 else 0.0,
         "answer_validity": shipped.scores.validity,
         "length_retention": shipped.length_retention,
         "term_retention": shipped.term_retention,

@@ -75,7 +75,8 @@ def _checkpoint_worker(
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map=device).eval()
 
     @torch.no_grad()
     def answer(batch: Prompts) -> list[list[int]]:
@@ -107,4 +108,5 @@ def _checkpoint_worker(
         ids = answer([prompt])[0]
         single.append(Generated(ids, [], time.perf_counter() - begun))
     tokens, units = _speed(single)
-    return Answers([each for each in generated if each is not None], _peak_memory(), tokens, units)
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
+    return Answers([each for each in generated if each is not None], memory, tokens, units)

@@ -15,7 +15,8 @@ class Generated(msgspec.Struct, frozen=True):
 class Answers(msgspec.Struct, frozen=True):
     """What one model said to all prompts, and what it took.
 
-    Memory is the peak resident set of a process that only loaded and ran this model, in bytes.
+    Memory is the peak resident set of a process that only loaded and ran this model, in bytes; on a GPU, the
+    peak that was allocated there.
     Speed is that of single answers, one after another: completion tokens and units a second.
     """
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from bundle.manifest import file_sha256
 from compress.data.tokens import TokenBudgetBatches, TokenDataset, collate
+from compress.errors import StageError
 from compress.losses import predicting_positions
 
 _EXAMPLES_PER_SHARD = 2048
@@ -35,7 +36,7 @@ class SoftLabelKey(msgspec.Struct, frozen=True):
     dtype: str = "float16 logits, float32 logsumexp"
 
 
-class StaleSoftLabels(Exception):
+class StaleSoftLabels(StageError):
     """The cache on disk was made from other examples, another teacher or another temperature."""
 
 

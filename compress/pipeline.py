@@ -211,7 +211,8 @@ class _Pipeline:
         evaluation = read_evaluation(report)
         if not evaluation.gate_passed:
             raise GateError(
-                f"{self.recipe.name} is below its gate, so no bundle was written: {'; '.join(evaluation.failures)}. "
+                f"{self.recipe.name} is below its gate, so no new bundle was written: "
+                f"{'; '.join(evaluation.failures)}. "
                 "Train longer, take a larger student, or lower evaluate.gate."
             )
         kind_of = {"onnx": "onnx", "quantize": "nf4"}  # what is served first names the weights

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from compress.data.tokens import TokenDataset, collate, load_tokenizer
+from compress.errors import StageError
 
 
-class QuantizeError(Exception):
+class QuantizeError(StageError):
     """The saved NF4 checkpoint does not give back what was quantised."""
 
 

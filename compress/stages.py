@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
+from safetensors import SafetensorError
 
-from compress.errors import RecipeError
+from compress.errors import RecipeError, StageError
 
 # In the order in which a run goes through them; a recipe may leave some out.
 STAGES = (
@@ -26,6 +27,8 @@ STAGES = (
     "bundle",
     "publish",
 )
+
+_NEARLY_FULL_BYTES = 64 << 20
 
 
 class StageRecord(msgspec.Struct, frozen=True):
@@ -59,6 +62,9 @@ class Run:
             after: earlier stages whose output this one reads.
             inputs: everything else it depends on; must encode as JSON.
             action: does the work into the folder it is given.
+
+        Raises:
+            StageError: a file could not be written or read, as on a full disk.
         """
         folder = self.folder / name
         depends = {**inputs, "after": {earlier: self.keys[earlier] for earlier in after}}
@@ -78,7 +84,15 @@ class Run:
         _write(started, StageRecord(key, depends, 0.0))
         self.console.print(f"[bold]{name}[/bold]{': resumed' if resuming else ''}")
         begun = time.monotonic()
-        action(folder)
+        try:
+            action(folder)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of many meanings.
+            if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > _NEARLY_FULL_BYTES:
+                raise
+            raise StageError(
+                f"{name} stopped: {error}. What was done is kept: mend this and give the same command again."
+            ) from error
         seconds = time.monotonic() - begun
         _write(done, StageRecord(key, depends, round(seconds, 1)))
         self.console.print(f"[dim]{name}: {seconds:.0f} s[/dim]")

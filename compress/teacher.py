@@ -17,7 +17,7 @@ from compress.training import AnswerTrainer, CodeAndAnswerTrainer
 
 
 def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path) -> None:
-    """Write the teacher as a plain checkpoint into `out`/model: adapter merged, corrected, in bf16.
+    """Write the teacher as a plain checkpoint into `out`/model: adapter merged, corrected where the recipe says so.
 
     Raises:
         RecipeError: the model or the adapter cannot be loaded.

@@ -9,10 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from compress.errors import StageError
 from compress.recipe import Onnx
 
 
-class ExportError(Exception):
+class ExportError(StageError):
     """The exporter refused the checkpoint; the message ends with what it said."""
 
 

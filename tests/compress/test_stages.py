@@ -1,6 +1,7 @@
 """A run's stages: skipped when unchanged, redone when anything they depend on changed, resumed when cut off."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compress.errors import RecipeError
+from compress.errors import RecipeError, StageError
 from compress.stages import STAGES, Run
 
 
@@ -36,7 +37,7 @@ class Chain:
         return done
 
     def cut_off_in(self, name: str, **inputs: int) -> None:
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(StageError, match=f"{name} stopped: disk full"):
             self.run(fail_in=name, **inputs)
 
     def steps(self, name: str) -> int:
@@ -100,7 +101,7 @@ def test_from_an_unknown_stage_names_those_there_are(chain: Chain) -> None:
 
 def test_a_rerun_that_is_cut_off_leaves_no_later_stage_done(chain: Chain) -> None:
     chain.run()
-    with pytest.raises(OSError):
+    with pytest.raises(StageError):
         chain.run(rerun_from="teacher", fail_in="teacher")
     assert chain.run() == ["teacher", "logits"]
     assert chain.steps("logits") == 1
@@ -179,3 +180,28 @@ def test_the_reader_is_told_what_was_skipped_and_what_was_resumed(chain: Chain, 
         run.stage("teacher", ["data"], {"input": 0}, lambda out: None)
     text = (tmp_path / "log").read_text()
     assert "data: unchanged, skipped" in text and "teacher: resumed" in text
+
+
+def test_a_file_that_cannot_be_written_ends_the_stage_with_advice_and_it_resumes(tmp_path: Path) -> None:
+    """A real limit on file size stands for a full disk."""
+    room = [True]
+
+    def action(out: Path) -> None:
+        (out / "small").write_bytes(b"kept")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if not room[0]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            (out / "large").write_bytes(b"x" * 5000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def run() -> Path:
+        return Run(tmp_path, Console(quiet=True)).stage("data", [], {}, action)
+
+    room[0] = False
+    with pytest.raises(StageError, match=r"data stopped: .*File too large.*give the same command again"):
+        run()
+    assert (tmp_path / "data" / "small").read_bytes() == b"kept"
+    room[0] = True
+    assert (run() / "large").stat().st_size == 5000
