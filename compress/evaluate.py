@@ -21,7 +21,7 @@ from compress.recipe import Evaluate, Gate, Recipe
 from compress.scores import Scores, choose_thresholds, length_retention, score, term_retention
 from compress.student import head_dimension
 
-_TIMED_UNITS = 24
+_TIMED_UNITS = 16
 
 
 class Row(msgspec.Struct, frozen=True):

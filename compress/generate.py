@@ -75,8 +75,9 @@ def _checkpoint_worker(
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map=device).eval()
+    # Without bf16 matrix units a CPU answers several times faster in float32.
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
 
     @torch.no_grad()
     def answer(batch: Prompts) -> list[list[int]]:

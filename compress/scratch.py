@@ -1,6 +1,7 @@
 """A Qwen2 model and its tokenizer from nothing, for a teacher that needs no hub."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,7 +23,28 @@ def answer_tokens(catalogue: Catalogue) -> list[str]:
     """Pieces of an answer that always occur whole. As single tokens they make "clean, or which rule" one
     choice, and leave little of an answer to be decoded."""
     pieces = [OPENING, CLOSING_FINDINGS, ',"at":"', '","fix":"', '","fix":null}', '"},', CLOSING]
-    return pieces + [f'{{"rule":"{rule}","line":' for rule in catalogue.ids]
+    return pieces + [_rule_token(rule) for rule in catalogue.ids]
+
+
+class AnswerParts(NamedTuple):
+    """Where an answer's parts start: ids of the tokens that open a finding of each rule, int64 [rules], and of
+    the one that closes the findings."""
+
+    rules: torch.Tensor
+    closing: int
+
+
+def answer_parts(tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> AnswerParts:
+    """The parts in a tokenizer that `train_tokenizer` made."""
+    opening = [_rule_token(rule) for rule in catalogue.ids]
+    return AnswerParts(
+        rules=torch.tensor(tokenizer.convert_tokens_to_ids(opening)),
+        closing=tokenizer.get_vocab()[CLOSING_FINDINGS],
+    )
+
+
+def _rule_token(rule: str) -> str:
+    return f'{{"rule":"{rule}","line":'
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, catalogue: Catalogue) -> PreTrainedTokenizerFast:

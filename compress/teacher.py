@@ -3,17 +3,18 @@
 import random
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
-from compress.data.examples import read_examples
+from compress.data.examples import Example, read_examples, rule_counts
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt
 from compress.errors import RecipeError
 from compress.recipe import Lora, Recipe, Teacher
-from compress.scratch import make_teacher
-from compress.training import AnswerTrainer, CodeAndAnswerTrainer
+from compress.scratch import answer_parts, make_teacher
+from compress.training import AnswerTrainer, CodeAndAnswerTrainer, LossWeights
 
 
 def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path) -> None:
@@ -67,23 +68,61 @@ def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: P
     teacher = recipe.teacher
     assert teacher.scratch is not None and teacher.train is not None, "the recipe was validated"
     examples = read_examples(data / "train.jsonl")
-    sample = random.Random(recipe.seed).sample(examples, min(teacher.tokenizer_units, len(examples)))
-    texts = (text for example in sample for text in (example.unit.numbered(), example.unit.summary or ""))
-    model, tokenizer = make_teacher(teacher.scratch, texts, catalogue, recipe.seed)
+    first = target if teacher.focus is None else out / "first"
+    if first.is_dir():
+        tokenizer = load_tokenizer(first)
+    else:
+        sample = random.Random(recipe.seed).sample(examples, min(teacher.tokenizer_units, len(examples)))
+        texts = (text for example in sample for text in (example.unit.numbered(), example.unit.summary or ""))
+        model, tokenizer = make_teacher(teacher.scratch, texts, catalogue, recipe.seed)
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
-    dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
-    trainer = CodeAndAnswerTrainer(
-        model=model,
-        tokenizer=tokenizer,
-        train=teacher.train,
-        dataset=dataset,
-        out=out / "checkpoints",
-        seed=recipe.seed,
-        description="teacher",
-        code_loss_weight=teacher.code_loss_weight,
-        answer_loss_weight=teacher.answer_loss_weight,
-    )
-    trainer.train_resuming(target)
+    parts = answer_parts(tokenizer, catalogue)
+    code, answer = teacher.code_loss_weight, teacher.answer_loss_weight
+    if not first.is_dir():
+        trainer = CodeAndAnswerTrainer(
+            model=model,
+            tokenizer=tokenizer,
+            train=teacher.train,
+            dataset=TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens),
+            out=out / "checkpoints",
+            seed=recipe.seed,
+            description="teacher",
+            weights=LossWeights(code=code, clean=answer, decision=answer, finding=answer, summary=answer),
+            parts=parts,
+        )
+        trainer.train_resuming(first)
+    if teacher.focus is not None:
+        trainer = CodeAndAnswerTrainer(
+            model=AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32),
+            tokenizer=tokenizer,
+            train=teacher.focus,
+            dataset=TokenDataset(
+                _focused(examples, catalogue, recipe.seed), prompt, tokenizer.eos_token_id, teacher.focus_max_tokens
+            ),
+            out=out / "focus-checkpoints",
+            seed=recipe.seed,
+            description="teacher, focused",
+            weights=LossWeights(code=code / 3, clean=8.0, decision=20.0, finding=4.0, summary=1.0),
+            parts=parts,
+        )
+        trainer.train_resuming(target)
+
+
+def _focused(examples: list[Example], catalogue: Catalogue, seed: int) -> list[Example]:
+    """As many clean units as others; those with a rare rule three times, so that each rule is seen often."""
+    counts = rule_counts(examples, catalogue)
+    rare = {rule for rule, count in counts.items() if count < max(counts.values()) / 4}
+    flawed = [
+        example
+        for example in examples
+        if example.findings
+        for _ in range(3 if any(finding.rule in rare for finding in example.findings) else 1)
+    ]
+    clean = [example for example in examples if not example.findings]
+    rng = random.Random(seed)
+    chosen = flawed + rng.sample(clean, min(len(flawed), len(clean)))
+    rng.shuffle(chosen)
+    return chosen
 
 
 def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:

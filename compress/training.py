@@ -4,7 +4,7 @@ import functools
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,7 @@ from transformers import (
 from compress.data.tokens import TokenBudgetBatches, TokenDataset, collate
 from compress.losses import IGNORED, cross_entropy_sum, in_chunks, predicting_positions
 from compress.recipe import Train
+from compress.scratch import AnswerParts
 
 
 def training_arguments(train: Train, out: Path, seed: int) -> TrainingArguments:
@@ -153,32 +154,58 @@ class AnswerTrainer(Trainer):
         staged.rename(out)
 
 
-class CodeAndAnswerTrainer(AnswerTrainer):
-    """Teaches a model from scratch: the code itself, lightly, and the answers, heavily."""
+class LossWeights(NamedTuple):
+    """What a token counts by the part of an example it belongs to."""
 
-    def __init__(self, *args, code_loss_weight: float, answer_loss_weight: float, **kwargs) -> None:
+    code: float
+    clean: float  # the token that closes the findings: "nothing more to report"
+    decision: float  # which rule, which line
+    finding: float  # the rest of a finding: what it points at, and its fix
+    summary: float
+
+
+class CodeAndAnswerTrainer(AnswerTrainer):
+    """Teaches a model from scratch: the code itself, and the answers, each part by its own weight.
+
+    It needs a tokenizer of `compress.scratch`, in which every part of an answer starts with a token of its own.
+    """
+
+    def __init__(self, *args, weights: LossWeights, parts: AnswerParts, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.code_loss_weight, self.answer_loss_weight = code_loss_weight, answer_loss_weight
+        self.weights, self.parts = weights, parts
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         everywhere = inputs["attention_mask"][:, 1:].bool()
+        targets = inputs["input_ids"][:, 1:]
         in_answer = inputs["labels"][:, 1:] != IGNORED
         # A random part of the code positions, weighted up to stand for all: most of a step's time would
         # otherwise go into their logits.
         sampled = torch.rand(in_answer.shape, device=in_answer.device) < _CODE_POSITIONS_SAMPLED
         used = everywhere & (in_answer | sampled)
         hidden = self.last_hidden_states(model, inputs)[:, :-1][used]
-        targets = inputs["input_ids"][:, 1:][used]
-        code_weight = self.code_loss_weight / _CODE_POSITIONS_SAMPLED
-        weights = torch.where(in_answer[used], self.answer_loss_weight, code_weight)
+        weights = self._token_weights(targets, in_answer)[used]
 
         def loss(rows: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
             return cross_entropy_sum(model.lm_head(rows), labels, factors)
 
-        total = in_chunks(loss, hidden, (targets, weights), chunk=8192)
+        total = in_chunks(loss, hidden, (targets[used], weights), chunk=8192)
         # num_items_in_batch counts answer tokens only; here every token counts. Windows hold about equally
         # many, so dividing each micro-batch by its own is good enough for a model that starts from noise.
         return total / everywhere.sum() * self.accelerator.num_processes / self.args.gradient_accumulation_steps
+
+    def _token_weights(self, targets: Tensor, in_answer: Tensor) -> Tensor:
+        """The weight of predicting each target: float [B, S - 1]."""
+        opens_finding = torch.isin(targets, self.parts.rules.to(targets.device)) & in_answer
+        closes = (targets == self.parts.closing) & in_answer
+        line = torch.zeros_like(opens_finding)
+        line[:, 1:] = opens_finding[:, :-1]
+        in_summary = (closes.cumsum(dim=1) > 0) & ~closes & in_answer
+        weights = torch.full(targets.shape, self.weights.code / _CODE_POSITIONS_SAMPLED, device=targets.device)
+        weights[in_answer] = self.weights.finding
+        weights[in_summary] = self.weights.summary
+        weights[closes] = self.weights.clean
+        weights[opens_finding | line] = self.weights.decision
+        return weights
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
