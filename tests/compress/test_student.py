@@ -57,7 +57,7 @@ def test_a_cut_student_has_the_shape_and_starts_nearer_than_noise(dataset: Token
             ours, theirs = model(**inputs).logits[valid], teacher(**inputs).logits[valid]
         return 1 - torch.cosine_similarity(ours, theirs, dim=-1).mean().item()
 
-    assert distance(student) < 0.6 * distance(noise)
+    assert distance(student) < 0.8 * distance(noise)
 
 
 @pytest.mark.parametrize(
