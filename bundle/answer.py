@@ -9,7 +9,7 @@ very first token after the prompt, and a caller that wants no summary can stop e
 `fix` replaces it, or is null when the repair needs more than one line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,3 +86,26 @@ def answer_schema(rules: Iterable[str], lines: int) -> dict[str, Any]:
             "summary": {"type": "string", "maxLength": MAX_SUMMARY_CHARS},
         },
     }
+
+
+def placed_line(finding: AnswerFinding, texts: Sequence[str]) -> int | None:
+    """The line (from 1) a finding is about, or None when it contradicts itself.
+
+    A student may name the wrong line and still quote the right text. Where `at` does not occur exactly once
+    on the line it names, but exactly once in the whole unit, the text decides.
+
+    Args:
+        texts: the unit's lines.
+    """
+    if not finding.at or not 1 <= finding.line <= len(texts):
+        return None
+    if _once(finding.at, texts[finding.line - 1]):
+        return finding.line
+    holding = [number for number, text in enumerate(texts, start=1) if finding.at in text]
+    return holding[0] if len(holding) == 1 and _once(finding.at, texts[holding[0] - 1]) else None
+
+
+def _once(at: str, text: str) -> bool:
+    """Whether `at` occurs exactly once, overlaps counted: "--" stands twice in "---"."""
+    first = text.find(at)
+    return first >= 0 and text.find(at, first + 1) < 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bundle.answer import Answer, AnswerFinding, parse_answer
+from bundle.answer import Answer, AnswerFinding, parse_answer, placed_line
 from bundle.rules import Catalogue
 from compress.data.examples import Example
 
@@ -47,10 +47,7 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 def read_answer(text: str, example: Example, catalogue: Catalogue) -> Answer | None:
-    """The answer, when it is well formed and speaks of known rules and of this unit's own lines.
-
-    `at` may still not stand on the line it names: such a finding is served without a fix, so it counts here.
-    """
+    """The answer, when it is well formed and speaks of known rules and of this unit's own lines."""
     try:
         answer = parse_answer(text)
     except ValueError:
@@ -59,6 +56,13 @@ def read_answer(text: str, example: Example, catalogue: Catalogue) -> Answer | N
         if finding.rule not in catalogue.ids or not 1 <= finding.line <= len(example.unit.lines):
             return None
     return answer
+
+
+def placed_findings(answer: Answer, example: Example) -> list[AnswerFinding]:
+    """The findings of an answer as they are served: on the line their text stands on, or dropped."""
+    texts = [line.text for line in example.unit.lines]
+    placed = ((finding, placed_line(finding, texts)) for finding in answer.findings)
+    return [msgspec.structs.replace(finding, line=line) for finding, line in placed if line is not None]
 
 
 def score(examples: Sequence[Example], texts: Sequence[str], catalogue: Catalogue) -> Scores:
@@ -70,7 +74,7 @@ def score(examples: Sequence[Example], texts: Sequence[str], catalogue: Catalogu
     for example, text in zip(examples, texts, strict=True):
         answer = read_answer(text, example, catalogue)
         valid += answer is not None
-        said = list(answer.findings) if answer is not None else []
+        said = placed_findings(answer, example) if answer is not None else []
         outcome = _match(list(example.findings), said)
         for finding in outcome.missed:
             missed[finding.rule] += 1
@@ -177,8 +181,11 @@ def choose_thresholds(
         if answer is None or len(sure) != len(answer.findings):
             continue
         true = {(finding.rule, finding.line) for finding in example.findings}
+        texts_of_unit = [line.text for line in example.unit.lines]
         for finding, confidence in zip(answer.findings, sure, strict=True):
-            seen[finding.rule].append((confidence, (finding.rule, finding.line) in true))
+            line = placed_line(finding, texts_of_unit)
+            if line is not None:
+                seen[finding.rule].append((confidence, (finding.rule, line) in true))
     return {rule: _threshold(points, precision) for rule, points in seen.items()}
 
 

@@ -1,8 +1,8 @@
 """From what a student wrote about a unit to findings about the file, each of them checked.
 
 A finding is believed only as far as it can be checked: its rule is in the catalogue and its line in the
-unit, else it is dropped; `at` stands exactly once on that line, else the whole line is marked and no fix
-is offered; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
+unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, else
+it is dropped; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from bundle.answer import Answer, AnswerFinding
+from bundle.answer import Answer, AnswerFinding, placed_line
 from bundle.rules import Catalogue
 from bundle.units import Unit
 from serve.analysis.report import Edit, Finding, Fix
@@ -57,22 +57,18 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
         confidences: one for each finding of the answer.
         catalogue: the rules that exist.
     """
-    return [
-        _place(unit, finding, confidence)
+    texts = [line.text for line in unit.lines]
+    placed = (
+        (finding, confidence, placed_line(finding, texts))
         for finding, confidence in zip(answer.findings, confidences, strict=True)
-        if finding.rule in catalogue.ids and 1 <= finding.line <= len(unit.lines) and finding.fix != finding.at
-    ]
+        if finding.rule in catalogue.ids and finding.fix != finding.at
+    )
+    return [_place(unit, finding, confidence, line) for finding, confidence, line in placed if line is not None]
 
 
-def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
-    line = unit.lines[finding.line - 1]
-    first = line.text.find(finding.at)
-    exact = bool(finding.at) and first >= 0 and line.text.find(finding.at, first + 1) < 0
-    if exact:
-        start, at = first, finding.at
-    else:
-        at = line.text.strip()
-        start = line.text.find(at)
+def _place(unit: Unit, finding: AnswerFinding, confidence: float, number: int) -> Candidate:
+    line = unit.lines[number - 1]
+    start = line.text.index(finding.at)
     one_line = finding.fix is not None and not any(mark in finding.fix for mark in LINE_BREAKS)
     return Candidate(
         rule=finding.rule,
@@ -80,9 +76,9 @@ def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
         unit=unit.name,
         line=line.number,
         start_column=line.removed + start + 1,
-        end_column=line.removed + start + len(at) + 1,
-        at=at,
-        fix=finding.fix if exact and one_line else None,
+        end_column=line.removed + start + len(finding.at) + 1,
+        at=finding.at,
+        fix=finding.fix if one_line else None,
     )
 
 
