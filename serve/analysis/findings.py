@@ -2,7 +2,8 @@
 
 A finding is believed only as far as it can be checked: its rule is in the catalogue and its line in the
 unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, else
-it is dropped; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
+its confidence is 0, so that it is shown only to who asks for everything; a fix that changes nothing drops
+the finding; a fix is offered only if the file parses with it.
 """
 
 import hashlib
@@ -57,28 +58,28 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
         confidences: one for each finding of the answer.
         catalogue: the rules that exist.
     """
-    texts = [line.text for line in unit.lines]
-    placed = (
-        (finding, confidence, placed_line(finding, texts))
+    return [
+        _place(unit, finding, confidence)
         for finding, confidence in zip(answer.findings, confidences, strict=True)
-        if finding.rule in catalogue.ids and finding.fix != finding.at
-    )
-    return [_place(unit, finding, confidence, line) for finding, confidence, line in placed if line is not None]
+        if finding.rule in catalogue.ids and 1 <= finding.line <= len(unit.lines) and finding.fix != finding.at
+    ]
 
 
-def _place(unit: Unit, finding: AnswerFinding, confidence: float, number: int) -> Candidate:
-    line = unit.lines[number - 1]
-    start = line.text.index(finding.at)
+def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
+    number = placed_line(finding, [line.text for line in unit.lines])
+    line = unit.lines[(number or finding.line) - 1]
+    at = finding.at if number is not None else line.text.strip()
+    start = line.text.index(at)
     one_line = finding.fix is not None and not any(mark in finding.fix for mark in LINE_BREAKS)
     return Candidate(
         rule=finding.rule,
-        confidence=confidence,
+        confidence=confidence if number is not None else 0.0,
         unit=unit.name,
         line=line.number,
         start_column=line.removed + start + 1,
-        end_column=line.removed + start + len(finding.at) + 1,
-        at=finding.at,
-        fix=finding.fix if one_line else None,
+        end_column=line.removed + start + len(at) + 1,
+        at=at,
+        fix=finding.fix if number is not None and one_line else None,
     )
 
 

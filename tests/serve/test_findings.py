@@ -63,12 +63,16 @@ async def test_a_fix_that_does_not_parse_is_not_offered_nor_named_in_the_message
     assert "9)" not in finding.message
 
 
-async def test_text_that_stands_twice_on_its_line_drops_the_finding() -> None:
-    assert not await findings_of(AnswerFinding("wrong-comparison", 3, "<=", "<"))
+async def test_text_that_stands_twice_on_its_line_marks_the_line_without_confidence_or_fix() -> None:
+    (finding,) = await findings_of(AnswerFinding("wrong-comparison", 3, "<=", "<"))
+    assert finding.snippet[finding.start_column - 1 : finding.end_column - 1] == LINES[8].strip()
+    assert (finding.confidence, finding.fix) == (0.0, None)
 
 
-async def test_text_that_stands_nowhere_drops_the_finding() -> None:
-    assert not await findings_of(AnswerFinding("variable-misuse", 4, "nowhere_at_all", "book"))
+async def test_text_that_stands_nowhere_marks_the_line_without_confidence_or_fix() -> None:
+    (finding,) = await findings_of(AnswerFinding("variable-misuse", 4, "nowhere_at_all", "book"))
+    assert finding.snippet[finding.start_column - 1 : finding.end_column - 1] == "return book"
+    assert (finding.confidence, finding.fix) == (0.0, None)
 
 
 async def test_text_that_stands_on_just_one_other_line_moves_the_finding_there() -> None:
@@ -79,7 +83,8 @@ async def test_text_that_stands_on_just_one_other_line_moves_the_finding_there()
 
 async def test_text_that_overlaps_itself_stands_there_more_than_once() -> None:
     unit = cut_units("def f():\n    return '---'\n")[0]
-    assert not locate(unit, Answer((AnswerFinding("off-by-one", 2, "--", "-"),), ""), [0.9], CATALOGUE)
+    (candidate,) = locate(unit, Answer((AnswerFinding("off-by-one", 2, "--", "-"),), ""), [0.9], CATALOGUE)
+    assert (candidate.confidence, candidate.fix) == (0.0, None)
 
 
 async def test_what_names_no_rule_or_no_line_of_the_unit_or_changes_nothing_is_dropped() -> None:
