@@ -30,7 +30,8 @@ A Qwen2-architecture model of {{ '%.2f' % (row.parameters / 1e6) }}M parameters,
 in Python units. It is the built-in teacher, so that the toolchain can be tried without a model hub.
 
 Made by `deepcode-compress run recipes/{{ recipe.name }}.yaml`, seed {{ recipe.seed }}: {{ steps }} optimiser steps
-in its last loop, of up to {{ recipe.teacher.train.max_tokens_per_batch }} tokens, over {{ data.examples.train }} training units.
+in its last loop, of up to {{ recipe.teacher.train.max_tokens_per_batch }} tokens,
+over {{ data.examples.train }} training units.
 
 ![learning curve](learning-curve.svg)
 
