@@ -153,7 +153,7 @@ def soft_labels(logits: Tensor, temperature: float, top_k: int) -> tuple[Tensor,
 
 
 class SoftLabels:
-    """Soft labels read back, memory-mapped shard by shard, by example."""
+    """Soft labels read back by example; a shard is loaded when one of its examples is first asked for."""
 
     def __init__(self, folder: Path, key: SoftLabelKey) -> None:
         """
