@@ -69,6 +69,7 @@ class Train(Section, frozen=True):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bf16: bool = True
+    torch_compile: bool = False  # worth its minute of compiling in long loops; needs a C++ compiler
     save_steps: int = 200
 
 
@@ -99,8 +100,8 @@ class Teacher(Section, frozen=True):
     lora: Lora | None = None  # correct through an adapter instead of all weights
     focus: Train | None = None  # from scratch only: a second loop, in which the decisions weigh most
     focus_max_tokens: int = 256  # and only units of this size are shown
-    code_loss_weight: float = 0.3  # from scratch only: language modelling on the code itself
-    answer_loss_weight: float = 5.0
+    # from scratch only: weights that this recipe made before; training goes on from them with the second loop
+    continue_from: str | None = None
     tokenizer_units: int = 20000  # from scratch only: how many training units the tokenizer reads
 
     def __post_init__(self) -> None:
@@ -108,6 +109,8 @@ class Teacher(Section, frozen=True):
             raise ValueError("teacher needs exactly one of `model` and `scratch`")
         if self.scratch is not None and self.train is None:
             raise ValueError("teacher.scratch needs teacher.train")
+        if self.continue_from is not None and (self.scratch is None or self.focus is None):
+            raise ValueError("teacher.continue_from needs teacher.scratch and teacher.focus")
 
 
 class Student(Section, frozen=True):
@@ -282,6 +285,11 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     data = replace(recipe.data, corpus=[located(entry) or entry for entry in recipe.data.corpus])
     if recipe.data.prompt.endswith(".jinja"):
         data = replace(data, prompt=located(recipe.data.prompt))
-    teacher = replace(recipe.teacher, model=located(recipe.teacher.model), adapter=located(recipe.teacher.adapter))
+    teacher = replace(
+        recipe.teacher,
+        model=located(recipe.teacher.model),
+        adapter=located(recipe.teacher.adapter),
+        continue_from=located(recipe.teacher.continue_from),
+    )
     student = recipe.student and replace(recipe.student, model=located(recipe.student.model))
     return replace(recipe, data=data, teacher=teacher, student=student)

@@ -27,19 +27,23 @@ def answer_tokens(catalogue: Catalogue) -> list[str]:
 
 
 class AnswerParts(NamedTuple):
-    """Where an answer's parts start: ids of the tokens that open a finding of each rule, int64 [rules], and of
-    the one that closes the findings."""
+    """What the tokens of a vocabulary of V mean to a prompt and an answer."""
 
-    rules: torch.Tensor
-    closing: int
+    rules: torch.Tensor  # int64 [rules]: ids that open a finding of each rule
+    closing: int  # the id that closes the findings
+    newline: torch.Tensor  # bool [V]: ends a line of the prompt
+    number: torch.Tensor  # int64 [V]: the line number a token spells, 0 where it spells none
 
 
 def answer_parts(tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> AnswerParts:
     """The parts in a tokenizer that `train_tokenizer` made."""
     opening = [_rule_token(rule) for rule in catalogue.ids]
+    texts = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
     return AnswerParts(
         rules=torch.tensor(tokenizer.convert_tokens_to_ids(opening)),
         closing=tokenizer.get_vocab()[CLOSING_FINDINGS],
+        newline=torch.tensor([text.endswith("\n") for text in texts]),
+        number=torch.tensor([int(text) if text.isascii() and text.isdigit() else 0 for text in texts]),
     )
 
 

@@ -3,18 +3,18 @@
 import random
 from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
+from compress.code_training import CodeAndAnswerTrainer, LossWeights
 from compress.data.examples import Example, read_examples, rule_counts
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt
 from compress.errors import RecipeError
 from compress.recipe import Lora, Recipe, Teacher
 from compress.scratch import answer_parts, make_teacher
-from compress.training import AnswerTrainer, CodeAndAnswerTrainer, LossWeights
+from compress.training import AnswerTrainer
 
 
 def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path) -> None:
@@ -65,47 +65,48 @@ def checkpoint_fingerprint(teacher: Teacher) -> dict[str, str]:
 
 
 def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:
+    """Two loops: the code and the answers, then the analysis, in which the decisions weigh most."""
     teacher = recipe.teacher
     assert teacher.scratch is not None and teacher.train is not None, "the recipe was validated"
     examples = read_examples(data / "train.jsonl")
-    first = target if teacher.focus is None else out / "first"
-    if first.is_dir():
-        tokenizer = load_tokenizer(first)
-    else:
+    first = out / "first" if teacher.focus is not None else target
+    if teacher.continue_from is not None:
+        first = Path(teacher.continue_from)
+    elif not first.is_dir():
         sample = random.Random(recipe.seed).sample(examples, min(teacher.tokenizer_units, len(examples)))
         texts = (text for example in sample for text in (example.unit.numbered(), example.unit.summary or ""))
         model, tokenizer = make_teacher(teacher.scratch, texts, catalogue, recipe.seed)
-    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
-    parts = answer_parts(tokenizer, catalogue)
-    code, answer = teacher.code_loss_weight, teacher.answer_loss_weight
-    if not first.is_dir():
+        prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
+        dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
         trainer = CodeAndAnswerTrainer(
             model=model,
             tokenizer=tokenizer,
             train=teacher.train,
-            dataset=TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens),
+            dataset=dataset,
             out=out / "checkpoints",
             seed=recipe.seed,
             description="teacher",
-            weights=LossWeights(code=code, clean=answer, decision=answer, finding=answer, summary=answer),
-            parts=parts,
+            weights=LossWeights(code=1.0, line=0.3, clean=3.0, decision=6.0, finding=2.0, summary=0.5),
+            parts=answer_parts(tokenizer, catalogue),
         )
         trainer.train_resuming(first)
-    if teacher.focus is not None:
-        trainer = CodeAndAnswerTrainer(
-            model=AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32),
-            tokenizer=tokenizer,
-            train=teacher.focus,
-            dataset=TokenDataset(
-                _focused(examples, catalogue, recipe.seed), prompt, tokenizer.eos_token_id, teacher.focus_max_tokens
-            ),
-            out=out / "focus-checkpoints",
-            seed=recipe.seed,
-            description="teacher, focused",
-            weights=LossWeights(code=code / 3, clean=8.0, decision=20.0, finding=4.0, summary=1.0),
-            parts=parts,
-        )
-        trainer.train_resuming(target)
+    if teacher.focus is None:
+        return
+    started, tokenizer = load_teacher(str(first), None)
+    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
+    focused = _focused(examples, catalogue, recipe.seed)
+    trainer = CodeAndAnswerTrainer(
+        model=started.float(),
+        tokenizer=tokenizer,
+        train=teacher.focus,
+        dataset=TokenDataset(focused, prompt, tokenizer.eos_token_id, teacher.focus_max_tokens),
+        out=out / "focus-checkpoints",
+        seed=recipe.seed,
+        description="teacher, focused",
+        weights=LossWeights(code=0.15, line=1.0, clean=8.0, decision=20.0, finding=4.0, summary=0.7),
+        parts=answer_parts(tokenizer, catalogue),
+    )
+    trainer.train_resuming(target)
 
 
 def _focused(examples: list[Example], catalogue: Catalogue, seed: int) -> list[Example]:

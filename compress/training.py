@@ -4,7 +4,7 @@ import functools
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from compress.data.tokens import TokenBudgetBatches, TokenDataset, collate
-from compress.losses import IGNORED, cross_entropy_sum, in_chunks, predicting_positions
+from compress.losses import cross_entropy_sum, in_chunks, predicting_positions
 from compress.recipe import Train
-from compress.scratch import AnswerParts
+from compress.throughput import Throughput
 
 
 def training_arguments(train: Train, out: Path, seed: int) -> TrainingArguments:
@@ -53,11 +53,9 @@ def training_arguments(train: Train, out: Path, seed: int) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
+        include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-_CODE_POSITIONS_SAMPLED = 0.25
 
 
 class AnswerTrainer(Trainer):
@@ -83,13 +81,20 @@ class AnswerTrainer(Trainer):
             else None
         )
         self.dataset, self.out, self.tokenizer = dataset, out, tokenizer
+        if not torch.cuda.is_available():
+            # On CPUs the fused kernel's backward pass takes three times as long as plain matrix products.
+            model.set_attn_implementation("eager")
+        if train.torch_compile:
+            # Layer by layer: all are one graph, so one is compiled, and for any batch shape.
+            for layer in decoder(model).layers:
+                layer.compile(dynamic=True)
         super().__init__(
             model=model,
             args=training_arguments(train, out, seed),
             train_dataset=dataset,
             data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
             processing_class=tokenizer,
-            callbacks=[_ProgressBar(description)],
+            callbacks=[_ProgressBar(description), Throughput(description, train.bf16)],
         )
         self.remove_callback(PrinterCallback)
 
@@ -121,8 +126,7 @@ class AnswerTrainer(Trainer):
 
     def last_hidden_states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """What the head turns into logits: [B, S, H]. Logits are made only where a loss looks."""
-        decoder = model.get_base_model().model if isinstance(model, PeftModel) else model.model
-        return decoder(  # type: ignore[operator]
+        return decoder(model)(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         ).last_hidden_state
 
@@ -146,66 +150,20 @@ class AnswerTrainer(Trainer):
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         staged = out.with_name(f"{out.name}.partial")
         shutil.rmtree(staged, ignore_errors=True)
-        trained: Any = self.model
-        whole = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
-        whole.save_pretrained(staged)
+        self.finished_model().save_pretrained(staged)
         self.tokenizer.save_pretrained(staged)
         self.state.save_to_json(str(staged / "training.json"))
         staged.rename(out)
 
-
-class LossWeights(NamedTuple):
-    """What a token counts by the part of an example it belongs to."""
-
-    code: float
-    clean: float  # the token that closes the findings: "nothing more to report"
-    decision: float  # which rule, which line
-    finding: float  # the rest of a finding: what it points at, and its fix
-    summary: float
+    def finished_model(self) -> PreTrainedModel:
+        """The trained model without what only training needed."""
+        trained: Any = self.model
+        return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
 
 
-class CodeAndAnswerTrainer(AnswerTrainer):
-    """Teaches a model from scratch: the code itself, and the answers, each part by its own weight.
-
-    It needs a tokenizer of `compress.scratch`, in which every part of an answer starts with a token of its own.
-    """
-
-    def __init__(self, *args, weights: LossWeights, parts: AnswerParts, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.weights, self.parts = weights, parts
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        everywhere = inputs["attention_mask"][:, 1:].bool()
-        targets = inputs["input_ids"][:, 1:]
-        in_answer = inputs["labels"][:, 1:] != IGNORED
-        # A random part of the code positions, weighted up to stand for all: most of a step's time would
-        # otherwise go into their logits.
-        sampled = torch.rand(in_answer.shape, device=in_answer.device) < _CODE_POSITIONS_SAMPLED
-        used = everywhere & (in_answer | sampled)
-        hidden = self.last_hidden_states(model, inputs)[:, :-1][used]
-        weights = self._token_weights(targets, in_answer)[used]
-
-        def loss(rows: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
-            return cross_entropy_sum(model.lm_head(rows), labels, factors)
-
-        total = in_chunks(loss, hidden, (targets[used], weights), chunk=8192)
-        # num_items_in_batch counts answer tokens only; here every token counts. Windows hold about equally
-        # many, so dividing each micro-batch by its own is good enough for a model that starts from noise.
-        return total / everywhere.sum() * self.accelerator.num_processes / self.args.gradient_accumulation_steps
-
-    def _token_weights(self, targets: Tensor, in_answer: Tensor) -> Tensor:
-        """The weight of predicting each target: float [B, S - 1]."""
-        opens_finding = torch.isin(targets, self.parts.rules.to(targets.device)) & in_answer
-        closes = (targets == self.parts.closing) & in_answer
-        line = torch.zeros_like(opens_finding)
-        line[:, 1:] = opens_finding[:, :-1]
-        in_summary = (closes.cumsum(dim=1) > 0) & ~closes & in_answer
-        weights = torch.full(targets.shape, self.weights.code / _CODE_POSITIONS_SAMPLED, device=targets.device)
-        weights[in_answer] = self.weights.finding
-        weights[in_summary] = self.weights.summary
-        weights[closes] = self.weights.clean
-        weights[opens_finding | line] = self.weights.decision
-        return weights
+def decoder(model: nn.Module) -> Any:
+    """The layers below the head."""
+    return model.get_base_model().model if isinstance(model, PeftModel) else model.model
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

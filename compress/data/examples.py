@@ -9,8 +9,10 @@ import msgspec
 from bundle.answer import MAX_FINDINGS, MAX_SPAN_CHARS, Answer, AnswerFinding, write_answer
 from bundle.rules import Catalogue
 from bundle.units import Unit, UnitLine
+from compress.data.defects import DEFECTS
 from compress.data.hygiene import Label
-from compress.data.inject import DEFECTS, PLANTED_HYGIENE, plant
+from compress.data.inject import plant
+from compress.data.planted_hygiene import HYGIENE_WEIGHTS, PLANTED_HYGIENE
 from compress.data.spans import unique_window
 
 Split = Literal["train", "validation", "test"]
@@ -71,36 +73,37 @@ def _as_finding(label: Label, number: int, line: UnitLine) -> AnswerFinding:
 
 def planted_example(natural: Example, origin: Literal["injected", "hygiene"], rng: random.Random) -> Example | None:
     """The unit with one defect planted; None when it offers no place for one."""
-    planters, weights = (DEFECTS, _DEFECT_WEIGHTS) if origin == "injected" else (PLANTED_HYGIENE, {})
+    planters, weights = (DEFECTS, _DEFECT_WEIGHTS) if origin == "injected" else (PLANTED_HYGIENE, HYGIENE_WEIGHTS)
     planted = plant(natural.unit.code, planters, weights, rng)
     if planted is None or len(natural.findings) >= MAX_FINDINGS:
         return None
     code, defect = planted
     texts = code.split("\n")
-    kept = [
-        finding
-        for finding in natural.findings
-        if finding.line != defect.line or texts[finding.line - 1].count(finding.at) == 1
-    ]
-    if len(kept) != len(natural.findings):
-        return None  # the edit broke another finding's place on the same line
+    for finding in natural.findings:
+        changed = texts[finding.line - 1] != natural.unit.lines[finding.line - 1].text
+        if changed and (origin == "hygiene" or texts[finding.line - 1].count(finding.at) != 1):
+            return None  # the edit spoils another finding of the same line
     lines = tuple(
         UnitLine(line.number, text, line.removed) for line, text in zip(natural.unit.lines, texts, strict=True)
     )
-    findings = tuple(sorted([*kept, defect], key=lambda finding: finding.line))
+    findings = tuple(sorted([*natural.findings, defect], key=lambda finding: finding.line))
     unit = msgspec.structs.replace(natural.unit, lines=lines)
     return msgspec.structs.replace(natural, unit=unit, findings=findings, planted=defect.rule)
 
 
 def draw_example(natural: Example, planted_share: float, rng: random.Random) -> Example:
-    """One draw for training: usually the natural unit, else the unit with a defect planted.
+    """One draw for training: the natural unit, or the unit with one defect planted, now and then two or three.
 
-    A tenth of what is planted is hygiene that natural code shows too rarely.
+    A quarter of what is planted is hygiene that natural code shows too rarely.
     """
     if rng.random() >= planted_share:
         return natural
-    origin: Literal["injected", "hygiene"] = "hygiene" if rng.random() < 0.15 else "injected"
-    return planted_example(natural, origin, rng) or natural
+    if rng.random() < 0.25:
+        return planted_example(natural, "hygiene", rng) or natural
+    drawn = natural
+    for _ in range(1 + (rng.random() < 0.3) + (rng.random() < 0.1)):
+        drawn = planted_example(drawn, "injected", rng) or drawn
+    return drawn
 
 
 def write_examples(file: Path, examples: list[Example]) -> None:

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from bundle.rules import Catalogue, Rule, load_catalogue
-from compress.data.inject import DEFECTS, PLANTED_HYGIENE
+from compress.data.defects import DEFECTS
+from compress.data.planted_hygiene import PLANTED_HYGIENE
 
 CATALOGUE = load_catalogue()
 

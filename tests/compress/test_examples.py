@@ -302,7 +302,7 @@ def test_units_know_their_true_lines_after_planting(data: Data, tmp_path: Path) 
         source = next(Path(folder) for folder in data.corpus if Path(folder).name == example.project)
         lines = (source / example.path).read_text().split("\n")
         changed = [line for line in example.unit.lines if not true_to(lines, line)]
-        assert len(changed) == (example.planted is not None)
+        assert bool(changed) == (example.planted is not None)  # a rename changes several
 
 
 def true_to(lines: list[str], line: UnitLine) -> bool:

@@ -1,19 +1,25 @@
-"""Planted defects: each changes one line, parses, and is described so that its fix restores the code."""
+"""Planted defects: each changes what it says, parses, and is described as a perfect answer would."""
 
 import ast
 import inspect
 import random
+import sysconfig
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.units import Unit, cut_units
-from compress.data import inject
+from bundle.answer import MAX_FINDINGS, AnswerFinding
+from bundle.rules import Catalogue
+from bundle.units import Unit, UnitLine, cut_units
+from compress.data import defects
+from compress.data.defects import DEFECTS
 from compress.data.examples import natural_example, planted_example
-from compress.data.hygiene import hygiene_labels
-from compress.data.inject import DEFECTS, HYGIENE_FIXES, PLANTED_HYGIENE, plant
+from compress.data.hygiene import Label, hygiene_labels
+from compress.data.inject import plant
+from compress.data.planted_hygiene import HYGIENE_FIXES, HYGIENE_WEIGHTS, PLANTED_HYGIENE
 from compress.data.spans import unique_window
 
 SAMPLE = textwrap.dedent("""\
@@ -32,10 +38,24 @@ SAMPLE = textwrap.dedent("""\
             return fallback
     """)
 
-# Real code: this project's own injector, and the ast module of the standard library.
+# What the rarer rules need a place in.
+HANDLERS = textwrap.dedent("""\
+    def load(folder, names, log):
+        append = log.append
+        for _ in names:
+            try:
+                append(folder[0])
+            except Exception:
+                return None
+            except KeyError:
+                raise ValueError("missing") from None
+        return log
+    """)
+
+# Real code: this project's own planters, and the ast module of the standard library.
 REAL_UNITS: list[Unit] = [
     unit
-    for module in (inject, textwrap, ast, random)
+    for module in (defects, textwrap, ast, random)
     for unit in cut_units(inspect.getsource(module))
     if unit.kind in ("function", "method")
 ]
@@ -44,7 +64,7 @@ REAL_UNITS: list[Unit] = [
 @pytest.mark.parametrize("rule", [*DEFECTS, *PLANTED_HYGIENE])
 def test_every_rule_has_a_planter_that_finds_a_place(rule: str) -> None:
     planters = {**DEFECTS, **PLANTED_HYGIENE}
-    sources = [SAMPLE.rstrip("\n"), "def f(flag):\n    while flag:\n        flag = step(flag)"]
+    sources = [SAMPLE.rstrip("\n"), HANDLERS.rstrip("\n"), "def f(flag):\n    while flag:\n        flag = step(flag)"]
     planted = [plant(code, {rule: planters[rule]}, {}, random.Random(0)) for code in sources]
     found = [each for each in planted if each is not None]
     assert found and all(finding.rule == rule for _, finding in found)
@@ -52,7 +72,7 @@ def test_every_rule_has_a_planter_that_finds_a_place(rule: str) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from(REAL_UNITS), st.sampled_from([DEFECTS, PLANTED_HYGIENE]), st.integers(0, 10_000))
-def test_a_planted_defect_is_one_parsable_line_and_its_fix_undoes_it(unit: Unit, planters: dict, seed: int) -> None:
+def test_a_planted_defect_parses_and_its_fix_undoes_it(unit: Unit, planters: dict, seed: int) -> None:
     planted = plant(unit.code, planters, {}, random.Random(seed))
     if planted is None:
         return
@@ -60,11 +80,67 @@ def test_a_planted_defect_is_one_parsable_line_and_its_fix_undoes_it(unit: Unit,
     ast.parse(code)
     before, after = unit.code.split("\n"), code.split("\n")
     changed = [number for number, (old, new) in enumerate(zip(before, after, strict=True), 1) if old != new]
-    assert changed == [finding.line]
     line = after[finding.line - 1]
-    assert line.count(finding.at) == 1
+    assert changed and line.count(finding.at) == 1
     if finding.rule not in HYGIENE_FIXES:
+        assert changed == [finding.line]
         assert line.replace(finding.at, finding.fix) == before[finding.line - 1]
+
+
+STDLIB = Path(sysconfig.get_path("stdlib"))
+LINTED_UNITS: list[Unit] = [
+    unit
+    for name in ("argparse", "asyncio/tasks", "calendar", "inspect", "pdb", "plistlib", "shutil", "typing")
+    for unit in cut_units((STDLIB / f"{name}.py").read_text(encoding="utf-8"))
+]
+
+
+@pytest.fixture(scope="module")
+def natural_labels(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) -> dict[str, list[Label]]:
+    return linted([unit.code for unit in LINTED_UNITS], tmp_path_factory.mktemp("natural"), catalogue)
+
+
+@pytest.mark.parametrize("rule", PLANTED_HYGIENE)
+def test_ruff_reports_what_was_planted_and_nothing_else(
+    rule: str, natural_labels: dict[str, list[Label]], tmp_path: Path, catalogue: Catalogue
+) -> None:
+    planted = []
+    for number, code in enumerate([*natural_labels, HANDLERS.rstrip("\n")]):
+        drawn = plant(code, {rule: PLANTED_HYGIENE[rule]}, {}, random.Random(number))
+        before = natural_labels.get(code, [])
+        # What the linter had found on a line is not expected to outlive a change of that line.
+        if drawn is not None and not {label.line for label in before} & changed_lines(code, *drawn):
+            planted.append((code, *drawn))
+    labels = linted([code for _, code, _ in planted], tmp_path, catalogue)
+
+    assert planted
+    for original, code, finding in planted:
+        expected = [*findings(original, natural_labels.get(original, [])), finding]
+        if len(expected) <= MAX_FINDINGS:
+            assert sorted(findings(code, labels[code]), key=str) == sorted(expected, key=str), code
+
+
+def changed_lines(before: str, after: str, finding: AnswerFinding) -> set[int]:
+    pairs = enumerate(zip(before.split("\n"), after.split("\n"), strict=True), 1)
+    return {finding.line, *(number for number, (old, new) in pairs if old != new)}
+
+
+def linted(codes: list[str], folder: Path, catalogue: Catalogue) -> dict[str, list[Label]]:
+    files = [folder / f"unit{number}.py" for number in range(len(codes))]
+    for file, code in zip(files, codes, strict=True):
+        file.write_text(code + "\n", encoding="utf-8")
+    labels = hygiene_labels(files, catalogue)
+    return {code: labels.get(file, []) for file, code in zip(files, codes, strict=True)}
+
+
+def findings(code: str, labels: list[Label]) -> list[AnswerFinding]:
+    """What the linter's labels say of a unit that is the whole of its file."""
+    lines = tuple(UnitLine(number, text, 0) for number, text in enumerate(code.split("\n"), 1))
+    return list(natural_example("p", "p.py", Unit("function", "f", lines, None), labels).findings)
+
+
+def test_every_planted_hygiene_rule_has_a_weight() -> None:
+    assert HYGIENE_WEIGHTS.keys() == PLANTED_HYGIENE.keys()
 
 
 def test_the_same_seed_plants_the_same_defect() -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from bundle.answer import CLOSING_FINDINGS, OPENING
+from compress.code_training import CodeAndAnswerTrainer, LossWeights, line_labels
 from compress.data.examples import Example
 from compress.data.tokens import TokenDataset, collate, make_prompt
 from compress.recipe import Scratch, Train
 from compress.scratch import answer_parts, make_teacher
-from compress.training import CodeAndAnswerTrainer, LossWeights
 
 SHAPE = Scratch(
     vocab_size=700,
@@ -60,7 +60,7 @@ def test_each_part_of_an_answer_has_its_weight(teacher, catalogue, examples, tmp
         out=tmp_path,
         seed=1,
         description="test",
-        weights=LossWeights(code=0.25, clean=8.0, decision=20.0, finding=4.0, summary=1.0),
+        weights=LossWeights(code=0.25, line=1.0, clean=8.0, decision=20.0, finding=4.0, summary=1.0),
         parts=answer_parts(tokenizer, catalogue),
     )
     batch = collate([dataset[0]], tokenizer.pad_token_id)
@@ -77,3 +77,20 @@ def test_each_part_of_an_answer_has_its_weight(teacher, catalogue, examples, tmp
     assert {weight for _, weight in answer[closing + 1 :]} == {1.0}
     before = weights[: dataset.rows[0].answer_start - 1]
     assert torch.all(before == before[0]) and before[0] < 4.0
+
+
+def test_every_line_is_labelled_with_the_rule_it_breaks(teacher, catalogue, examples) -> None:
+    _, tokenizer = teacher
+    prompt = make_prompt("compact", catalogue, tokenizer)
+    parts = answer_parts(tokenizer, catalogue)
+    dataset = TokenDataset(examples[:20], prompt, tokenizer.eos_token_id, max_tokens=1000)
+    assert len(dataset) == 20
+    batch = collate([dataset[index] for index in range(20)], tokenizer.pad_token_id)
+    ends, rules = line_labels(batch["input_ids"], batch["labels"], parts)
+    for row, example in enumerate(examples[:20]):
+        broken: dict[int, int] = {}
+        for finding in example.findings:
+            broken.setdefault(finding.line, catalogue.ids.index(finding.rule) + 1)
+        wanted = [broken.get(number, 0) for number in range(1, len(example.unit.lines) + 1)]
+        assert rules[row][ends[row]].tolist() == wanted
+    assert rules.any() and not rules[~ends].any()
