@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
-from serve.analysis.report import Report
+from serve.analysis.report import Finding, Report, Severity
 from serve.client.files import FailedPath, Selection, SkippedPath, UnreadableSource, read_source, shown
 
 
@@ -26,6 +26,16 @@ class OptionsRefused(Exception):
     """What was asked for holds for no file at all, such as a rule the bundle does not know."""
 
 
+class RuleText(msgspec.Struct, frozen=True):
+    """What a bundle says of one of its rules. `{at}` and `{fix}` stand for a finding's text and its fix."""
+
+    id: str
+    severity: Severity
+    title: str
+    message: str
+    hint: str
+
+
 class Analyzer(Protocol):
     """Whatever turns one file's text into a report."""
 
@@ -39,6 +49,10 @@ class Analyzer(Protocol):
         """
         ...
 
+    async def rules(self) -> tuple[RuleText, ...]:
+        """The rules this analyzer knows; none when it does not tell."""
+        ...
+
 
 class CheckedFile(msgspec.Struct, frozen=True):
     """One file's text, with `\\n` line ends, and what was said about it."""
@@ -48,12 +62,32 @@ class CheckedFile(msgspec.Struct, frozen=True):
     report: Report
 
 
+Hidden = Literal["unchanged", "comment", "baseline", "fixed"]
+
+
 class Outcome(msgspec.Struct, frozen=True):
-    """Everything a check has to tell, sorted by path. It is complete when nothing failed."""
+    """Everything a check has to tell, sorted by path. It is complete when nothing failed.
+
+    `hidden` counts the findings that were taken out: those on unchanged lines, those a comment in the code
+    ignores, those a baseline knows, and those that were fixed. `unchanged_files` were not analysed at all.
+    """
 
     checked: tuple[CheckedFile, ...]
     skipped: tuple[SkippedPath, ...]
     failed: tuple[FailedPath, ...]
+    hidden: dict[Hidden, int] = {}
+    unchanged_files: int = 0
+
+    def without(self, reason: Hidden, is_hidden: Callable[[CheckedFile, Finding], bool]) -> "Outcome":
+        """This outcome less the findings for which `is_hidden` holds; they are counted under `reason`."""
+        checked, count = [], 0
+        for file in self.checked:
+            findings = tuple(finding for finding in file.report.findings if not is_hidden(file, finding))
+            count += len(file.report.findings) - len(findings)
+            report = msgspec.structs.replace(file.report, findings=findings)
+            checked.append(msgspec.structs.replace(file, report=report))
+        hidden = self.hidden | {reason: self.hidden.get(reason, 0) + count}
+        return msgspec.structs.replace(self, checked=tuple(checked), hidden=hidden)
 
 
 async def check_files(selection: Selection, analyzer: Analyzer, jobs: int, on_file_done: Callable[[], None]) -> Outcome:
@@ -100,4 +134,5 @@ async def check_files(selection: Selection, analyzer: Analyzer, jobs: int, on_fi
         checked=tuple(sorted(checked, key=lambda file: file.path)),
         skipped=selection.skipped,
         failed=tuple(sorted(failed, key=lambda failure: failure.path)),
+        unchanged_files=selection.unchanged,
     )

@@ -1,4 +1,4 @@
-"""The command deepcode-check: its arguments and its exit codes.
+"""The command deepcode-check: what it does and its exit codes.
 
 0  nothing at or above --fail-on
 1  findings at or above --fail-on
@@ -8,8 +8,6 @@
 
 import argparse
 import asyncio
-import math
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,18 +15,25 @@ from contextlib import AbstractAsyncContextManager
 from enum import IntEnum
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
-from serve.analysis.report import Severity
-from serve.client.check import Analyzer, OptionsRefused, Outcome, check_files
-from serve.client.document import encode_document
-from serve.client.files import MissingPath, Selection, select_files
+from serve.client.baseline import UnusableBaseline, read_baseline, write_baseline
+from serve.client.changes import ChangedLines, UnknownChanges, changed_by, changed_since
+from serve.client.check import Analyzer, OptionsRefused, Outcome, RuleText, check_files
+from serve.client.comments import ignored_lines, is_ignored
+from serve.client.files import MissingPath, Selection, select_files, shown
+from serve.client.fixes import FixedFile, NotFixed, fix_file, replace_file
+from serve.client.options import (
+    BASELINE_COMMAND,
+    build_baseline_parser,
+    build_parser,
+    failing_severities,
+    parse,
+)
+from serve.client.output import UnwritableOutput, ensure_writable, write_report
 from serve.client.progress import file_progress
 from serve.client.remote import RemoteAnalyzer
-from serve.client.text import print_failures, print_findings
-
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+from serve.client.text import count, print_failures, print_not_fixed
 
 
 class ServingNotInstalled(Exception):
@@ -50,12 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A log whose encoding lacks a character is no reason to lose the check.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    writes_baseline = tuple(arguments[:2]) == BASELINE_COMMAND
+    parser = build_baseline_parser() if writes_baseline else build_parser()
     try:
-        outcome = asyncio.run(_check(options, select_files(options.paths)))
-        _write(outcome, options.format)
-    except (MissingPath, ServingNotInstalled, OptionsRefused) as error:
+        options = parse(parser, arguments[2:] if writes_baseline else arguments)
+        return _write_baseline(options) if writes_baseline else _check(options)
+    except (
+        MissingPath,
+        ServingNotInstalled,
+        OptionsRefused,
+        UnknownChanges,
+        UnusableBaseline,
+        UnwritableOutput,
+    ) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -63,59 +76,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python's own exit code for this is 1, which would read as findings.
         traceback.print_exc()
         return Exit.INCOMPLETE
-    return exit_code(outcome, options.fail_on, options.fail_open)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line; argparse itself exits with 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="deepcode-check",
-        description="Analyse Python files with a deepcode-serve or a bundle, and fail on what is found. "
-        "In a folder, hidden folders, virtual environments, __pycache__ and node_modules are passed over.",
-        epilog="Exit codes: 0 nothing at or above --fail-on; 1 findings at or above it; 2 wrong usage; "
-        "3 something was not analysed, or the server cannot be reached.",
-    )
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a Python file or a folder of them")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--url", type=_url, help="ask the deepcode-serve at this address")
-    source.add_argument(
-        "--bundle",
-        type=_folder,
-        help="load this bundle here instead; needs pip install 'deepcode-analyst[serve]'",
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
-    parser.add_argument(
-        "--min-confidence",
-        type=_probability,
-        metavar="X",
-        help="only findings at least this sure, 0 to 1 (default: the bundle's threshold for each rule)",
-    )
-    parser.add_argument("--rules", type=_rules, metavar="A,B", help="only these rules (default: all)")
-    parser.add_argument(
-        "--fail-on",
-        choices=(*SEVERITIES, "never"),
-        default="warning",
-        help="the mildest severity that fails the check (default: warning)",
-    )
-    parser.add_argument("--fail-open", action="store_true", help="when something was not analysed, judge by what was")
-    parser.add_argument(
-        "--jobs", type=_jobs, default=4, metavar="N", help="files analysed at the same time (default: 4)"
-    )
-    return parser
 
 
 def exit_code(outcome: Outcome, fail_on: str, fail_open: bool) -> Exit:
     """The code for an outcome. An incomplete check is that first, whatever else it found."""
     if outcome.failed and not fail_open:
         return Exit.INCOMPLETE
-    failing = SEVERITIES[: SEVERITIES.index(fail_on) + 1] if fail_on != "never" else ()
+    failing = failing_severities(fail_on)
     found = (finding.severity for file in outcome.checked for finding in file.report.findings)
     return Exit.FINDINGS if any(severity in failing for severity in found) else Exit.PASSED
 
 
-async def _check(options: argparse.Namespace, selection: Selection) -> Outcome:
+def _check(options: argparse.Namespace) -> Exit:
+    # What can be wrong with the command line is found out before anything is analysed.
+    ensure_writable(options.output)
+    known = frozenset() if options.baseline is None else read_baseline(options.baseline)
+    changes = _changes(options)
+    selection = select_files(options.paths, options.exclude)
+    if changes is not None:
+        selection = changes.narrow(selection)
+    outcome, rules = asyncio.run(_analyze(options, selection))
+    outcome = _without_ignored(outcome)
+    locations = {shown(path): path for path in selection.files}
+    if changes is not None:
+        outcome = outcome.without(
+            "unchanged",
+            lambda file, finding: not changes.touch(locations[file.path], finding.start_line, finding.end_line),
+        )
+    if options.baseline is not None:
+        outcome = outcome.without("baseline", lambda file, finding: finding.fingerprint in known)
+    fixed: list[FixedFile] = []
+    if options.fix or options.diff:
+        fixed = _plan_fixes(outcome, locations)
+    if options.fix:
+        outcome = _apply(outcome, fixed, locations)
+    write_report(options, outcome, rules, fixed)
+    return exit_code(outcome, options.fail_on, options.fail_open)
+
+
+def _write_baseline(options: argparse.Namespace) -> Exit:
+    outcome, _ = asyncio.run(_analyze(options, select_files(options.paths, options.exclude)))
+    outcome = _without_ignored(outcome)
+    print_failures(outcome.failed, Console(stderr=True))
+    if outcome.failed and not options.fail_open:
+        print(f"{options.baseline} was not written: the check is incomplete.", file=sys.stderr)
+        return Exit.INCOMPLETE
+    try:
+        number = write_baseline(options.baseline, outcome)
+    except OSError as error:
+        raise UnusableBaseline(f"the baseline {options.baseline} cannot be written: {error.strerror}") from error
+    print(f"{options.baseline}: {count(number, 'known finding')} in {count(len(outcome.checked), 'file')}.")
+    return Exit.PASSED
+
+
+def _changes(options: argparse.Namespace) -> ChangedLines | None:
+    if options.changed_since is not None:
+        return changed_since(options.changed_since)
+    if options.stdin_diff:
+        return changed_by(sys.stdin.buffer.read())
+    return None
+
+
+async def _analyze(options: argparse.Namespace, selection: Selection) -> tuple[Outcome, tuple[RuleText, ...]]:
     async with _analyzer(options) as analyzer, file_progress(len(selection.files)) as advance:
-        return await check_files(selection, analyzer, options.jobs, advance)
+        outcome = await check_files(selection, analyzer, options.jobs, advance)
+        describes_rules = outcome.checked and "format" in options and options.format == "sarif"
+        return outcome, await analyzer.rules() if describes_rules else ()
 
 
 def _analyzer(options: argparse.Namespace) -> AbstractAsyncContextManager[Analyzer]:
@@ -131,58 +157,30 @@ def _analyzer(options: argparse.Namespace) -> AbstractAsyncContextManager[Analyz
     return BundleAnalyzer(options.bundle, options.rules, options.min_confidence)
 
 
-def _write(outcome: Outcome, form: str) -> None:
-    print_failures(outcome.failed, Console(stderr=True))
-    try:
-        if form == "json":
-            sys.stdout.buffer.write(encode_document(outcome))
+def _without_ignored(outcome: Outcome) -> Outcome:
+    ignored = {file.path: ignored_lines(file.source) for file in outcome.checked}
+    return outcome.without("comment", lambda file, finding: is_ignored(finding, ignored[file.path]))
+
+
+def _plan_fixes(outcome: Outcome, locations: dict[str, Path]) -> list[FixedFile]:
+    fixed = []
+    for file in outcome.checked:
+        try:
+            planned = fix_file(file, locations[file.path])
+        except NotFixed as error:
+            print_not_fixed(file.path, str(error), Console(stderr=True))
         else:
-            console = Console()
-            with console.capture() as text:
-                print_findings(outcome, console)
-            sys.stdout.write(text.get())
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever reads has seen enough (`| head`); the interpreter's last flush must not fail over it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            fixed += [planned] if planned is not None else []
+    return fixed
 
 
-def _url(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address like http://127.0.0.1:8000")
-    return url
-
-
-def _folder(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a folder; a bundle is the folder that deepcode-compress writes"
-        )
-    return Path(text)
-
-
-def _probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _rules(text: str) -> tuple[str, ...]:
-    rules = tuple(rule.strip() for rule in text.split(","))
-    if not all(rules):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of rules like bare-except,off-by-one")
-    return rules
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def _apply(outcome: Outcome, fixed: Sequence[FixedFile], locations: dict[str, Path]) -> Outcome:
+    gone: dict[str, tuple[object, ...]] = {}
+    for file in fixed:
+        try:
+            replace_file(locations[file.path], file.after)
+        except OSError as error:
+            print_not_fixed(file.path, f"cannot be written: {error.strerror}", Console(stderr=True))
+        else:
+            gone[file.path] = file.findings
+    return outcome.without("fixed", lambda file, finding: finding in gone.get(file.path, ()))

@@ -3,7 +3,7 @@
 import msgspec
 
 from serve.analysis.report import Finding, Metrics, ReportModel, Severity, Usage
-from serve.client.check import Outcome
+from serve.client.check import Hidden, Outcome
 from serve.client.files import FailedPath
 
 SCHEMA_VERSION = 1
@@ -28,10 +28,16 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """The document in numbers; `findings` counts each severity."""
+    """The document in numbers.
+
+    `findings` counts each severity, `hidden` what was found and is not listed, `unchanged_files` what was not
+    analysed because it did not change.
+    """
 
     files: int
+    unchanged_files: int
     findings: dict[Severity, int]
+    hidden: dict[Hidden, int]
     skipped: int
     errors: int
     usage: Usage
@@ -69,6 +75,8 @@ def build_document(outcome: Outcome) -> CheckDocument:
     )
     totals = Totals(
         files=len(outcome.checked),
+        unchanged_files=outcome.unchanged_files,
+        hidden=outcome.hidden,
         findings=count_by_severity(outcome),
         skipped=len(skipped),
         errors=len(outcome.failed),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from serve.client.ignoring import Patterns, git_ignores, is_left_out, own_git_ignore
+
 SUFFIX = ".py"
 UNWALKED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 VIRTUAL_ENVIRONMENT_MARK = "pyvenv.cfg"
@@ -37,18 +39,26 @@ class FailedPath(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """The files to analyse, sorted and each once, and what of the given paths is not among them."""
+    """The files to analyse, sorted and each once, and what of the given paths is not among them.
+
+    `unchanged` counts files that would be here, had they changed.
+    """
 
     files: tuple[Path, ...]
     skipped: tuple[SkippedPath, ...]
     failed: tuple[FailedPath, ...]
+    unchanged: int = 0
 
 
-def select_files(paths: Sequence[Path]) -> Selection:
+def select_files(paths: Sequence[Path], excluded: Sequence[Patterns] = ()) -> Selection:
     """The Python files among `paths` and in the folders among them.
 
-    Hidden folders, virtual environments and caches inside a folder are passed over. A folder behind a
-    symbolic link is not walked into, so that a loop ends and no file counts twice.
+    Hidden folders, virtual environments, caches and what git ignores are passed over inside a folder. A folder
+    behind a symbolic link is not walked into, so that a loop ends and no file counts twice.
+
+    Args:
+        paths: files and folders.
+        excluded: what to leave out even where it was named.
 
     Raises:
         MissingPath: one of `paths` does not exist.
@@ -57,8 +67,10 @@ def select_files(paths: Sequence[Path]) -> Selection:
     for path in paths:
         if not path.exists():
             raise MissingPath(f"{shown(path)} does not exist")
-        if path.is_dir():
-            found.extend(_walk(path))
+        if is_left_out(path, excluded):
+            found.append(SkippedPath(shown(path), "excluded"))
+        elif path.is_dir():
+            found.extend(_walk(path, excluded))
         elif path.suffix == SUFFIX:
             found.append(_regular(path))
         else:
@@ -107,16 +119,21 @@ def shown(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode(errors="replace")
 
 
-def _walk(folder: Path) -> Iterator[Path | SkippedPath | FailedPath]:
+def _walk(folder: Path, excluded: Sequence[Patterns]) -> Iterator[Path | SkippedPath | FailedPath]:
     unlistable: list[OSError] = []
+    patterns = {os.fspath(folder): (*excluded, *git_ignores(folder))}
     for root, folders, names in os.walk(folder, onerror=unlistable.append):
-        here = Path(root)
-        inside = [name for name in sorted(folders) if _is_walked(here / name)]
+        here, left_out = Path(root), patterns.pop(root)
+        inside = [
+            name for name in sorted(folders) if _is_walked(here / name) and not is_left_out(here / name, left_out)
+        ]
         folders[:] = [name for name in inside if not (here / name).is_symlink()]
+        for name in folders:
+            patterns[os.path.join(root, name)] = (*left_out, *own_git_ignore(here / name))
         for name in sorted(set(inside) - set(folders)):
             yield SkippedPath(shown(here / name), "a symbolic link to a folder; name it to have it analysed")
         for name in sorted(names):
-            if name.endswith(SUFFIX):
+            if name.endswith(SUFFIX) and not is_left_out(here / name, left_out):
                 yield _regular(here / name)
     for error in unlistable:
         yield FailedPath(shown(Path(error.filename)), f"cannot be listed: {error.strerror}")

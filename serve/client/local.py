@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bundle.manifest import BundleError
+from bundle.manifest import RULES_FILE, BundleError
+from bundle.rules import load_catalogue
 from bundle.units import UnparsableCode
 from serve.analysis.analyzer import RefusedInput, UnknownRules
 from serve.analysis.local import LocalAnalyzer
 from serve.analysis.report import Report
-from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused
+from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused, RuleText
 
 
 class BundleAnalyzer:
@@ -55,3 +56,8 @@ class BundleAnalyzer:
             raise FileRefused(str(error), error.line, error.column) from error
         except RefusedInput as error:
             raise FileRefused(str(error)) from error
+
+    async def rules(self) -> tuple[RuleText, ...]:
+        """The rules of the bundle."""
+        catalogue = load_catalogue(self._bundle / RULES_FILE)
+        return tuple(RuleText(rule.id, rule.severity, rule.title, rule.message, rule.hint) for rule in catalogue.rules)

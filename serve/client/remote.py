@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from serve.analysis.report import Report
-from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused
+from serve.client.check import AnalyzerUnavailable, FileRefused, OptionsRefused, RuleText
 
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0)
 BUSY = frozenset({429, 502, 503})
@@ -42,11 +42,18 @@ class Problem(msgspec.Struct, frozen=True):
     column: int | None = None
 
 
+class ServedBundle(msgspec.Struct, frozen=True):
+    """What this client reads of GET /v1/bundle."""
+
+    rules: tuple[RuleText, ...]
+
+
 class RemoteAnalyzer:
     """A server at `url`. Use it as an async context manager."""
 
     def __init__(self, url: httpx.URL, rules: Sequence[str] | None, min_confidence: float | None) -> None:
         self._endpoint = url.copy_with(path=f"{url.path.rstrip('/')}/v1/analyze")
+        self._bundle = url.copy_with(path=f"{url.path.rstrip('/')}/v1/bundle")
         # Without the user name and password an URL may hold: this goes into messages.
         self._shown = f"{url.scheme}://{url.netloc.decode()}{url.path.rstrip('/')}"
         self._rules = tuple(rules) if rules is not None else None
@@ -85,6 +92,15 @@ class RemoteAnalyzer:
             f"{self._shown} does not analyse files (status {response.status_code}): {said}; "
             "check that --url is the address of a deepcode-serve"
         )
+
+    async def rules(self) -> tuple[RuleText, ...]:
+        """The rules of the server's bundle; none when it does not tell, which is no reason to lose a check."""
+        try:
+            response = await self._client.get(self._bundle)
+            response.raise_for_status()
+            return msgspec.json.decode(response.content, type=ServedBundle).rules
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return ()
 
     async def _send(self, body: bytes) -> httpx.Response:
         attempt, waited = 0, 0.0

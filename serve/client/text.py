@@ -7,12 +7,19 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from serve.analysis.report import Edit, Finding, Severity
-from serve.client.check import CheckedFile, Outcome
+from serve.analysis.report import Finding, Severity
+from serve.client.check import CheckedFile, Hidden, Outcome
 from serve.client.document import count_by_severity
+from serve.client.edits import added_lines, apply_edits
 from serve.client.files import FailedPath
 
 STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+HIDDEN: dict[Hidden, str] = {
+    "unchanged": "on unchanged lines",
+    "comment": "ignored in the code",
+    "baseline": "in the baseline",
+    "fixed": "fixed",
+}
 MAX_FRAME_LINES = 6
 MAX_PATHS_PER_ERROR = 5
 TAB_WIDTH = 4
@@ -32,7 +39,7 @@ def print_findings(outcome: Outcome, console: Console) -> None:
             _print(console, Text())
     for line in _skipped(outcome):
         _print(console, line)
-    _print(console, _totals(outcome))
+    print_totals(outcome, console)
 
 
 def print_failures(failed: Sequence[FailedPath], console: Console) -> None:
@@ -45,6 +52,16 @@ def print_failures(failed: Sequence[FailedPath], console: Console) -> None:
         more = f" and {len(failures) - len(names)} more" if len(failures) > len(names) else ""
         _print(console, Text.assemble(("not analysed: ", "bold red"), f"{', '.join(names)}{more}"))
         _print(console, Text(f"  {_printable(message)}"))
+
+
+def print_totals(outcome: Outcome, console: Console) -> None:
+    """The last line alone."""
+    _print(console, _totals(outcome))
+
+
+def print_not_fixed(path: str, reason: str, console: Console) -> None:
+    """A file whose fixes were not applied, and why."""
+    _print(console, Text.assemble(("not fixed: ", "bold red"), f"{_printable(path)}: {_printable(reason)}"))
 
 
 def _print(console: Console, line: Text) -> None:
@@ -87,22 +104,8 @@ def _fix(finding: Finding, lines: list[str]) -> Iterator[Text]:
     yield Text("  fix:" if finding.fix.verified else "  fix (the result was not parsed):", style="dim")
     for line in lines[first - 1 : last]:
         yield Text(f"  - {_printable(line).expandtabs(TAB_WIDTH)}", style="red")
-    for line in apply_edits(lines, edits)[first - 1 : last + _added_lines(edits)]:
+    for line in apply_edits(lines, edits)[first - 1 : last + added_lines(edits)]:
         yield Text(f"  + {_printable(line).expandtabs(TAB_WIDTH)}", style="green")
-
-
-def apply_edits(lines: Sequence[str], edits: Sequence[Edit]) -> list[str]:
-    """`lines` with `edits`, which do not overlap, applied."""
-    result = list(lines)
-    for edit in sorted(edits, key=lambda edit: (edit.start_line, edit.start_column), reverse=True):
-        head = result[edit.start_line - 1][: edit.start_column - 1]
-        tail = result[edit.end_line - 1][edit.end_column - 1 :]
-        result[edit.start_line - 1 : edit.end_line] = f"{head}{edit.text}{tail}".split("\n")
-    return result
-
-
-def _added_lines(edits: Sequence[Edit]) -> int:
-    return sum(edit.text.count("\n") - (edit.end_line - edit.start_line) for edit in edits)
 
 
 def _skipped(outcome: Outcome) -> Iterator[Text]:
@@ -120,20 +123,24 @@ def _skipped_units(file: CheckedFile) -> Iterator[Text]:
 
 def _totals(outcome: Outcome) -> Text:
     if not (outcome.checked or outcome.failed):
+        if outcome.unchanged_files:
+            return Text("No Python file among these paths has changed.")
         return Text("There are no Python files among these paths.")
     parts = []
     if outcome.checked:
         counts = count_by_severity(outcome)
-        found = ", ".join(_count(number, severity) for severity, number in counts.items() if number)
+        found = ", ".join(count(number, severity) for severity, number in counts.items() if number)
         model = outcome.checked[0].report.model
         by = f"by {model.name} {model.revision}, {model.quantization} on {model.engine}"
-        parts.append(f"{found or 'No findings'} in {_count(len(outcome.checked), 'file')} ({by})")
+        parts.append(f"{found or 'No findings'} in {count(len(outcome.checked), 'file')} ({by})")
+    parts += [f"{number} {HIDDEN[reason]}" for reason, number in outcome.hidden.items() if number]
     if outcome.failed:
-        parts.append(f"{_count(len(outcome.failed), 'file')} not analysed")
+        parts.append(f"{count(len(outcome.failed), 'file')} not analysed")
     return Text(f"{_printable('; '.join(parts))}.")
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """The number with its noun, which gets an s where there is not just one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

@@ -14,8 +14,8 @@ def check(tmp_path: Path) -> Check:
     """Run the installed deepcode-check in the test's own folder."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [COMMANDS / "deepcode-check", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120, **options)
+        settings = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8", "timeout": 120} | options
+        return subprocess.run([COMMANDS / "deepcode-check", *arguments], **settings)
 
     return run
 

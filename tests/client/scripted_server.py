@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from serve.analysis.report import Finding
 from tests.client.reports import make_report
 
 
@@ -26,6 +27,17 @@ HANG_UP = Answer(0, b"")
 def report_answer(request: dict[str, Any]) -> Answer:
     """What a server says about clean code."""
     return Answer(200, msgspec.json.encode(make_report(request["path"])))
+
+
+def reporting(*findings: Finding) -> Callable[[int, dict[str, Any]], Answer]:
+    """A script that finds the same in every file, whose path the findings take."""
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        path = request["path"]
+        found = (msgspec.structs.replace(finding, path=path) for finding in findings)
+        return Answer(200, msgspec.json.encode(make_report(path, *found)))
+
+    return answer
 
 
 def problem_answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Answer:

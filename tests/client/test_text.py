@@ -9,8 +9,9 @@ from rich.console import Console
 
 from serve.analysis.report import Edit, Fix, SkippedUnit
 from serve.client.check import CheckedFile, Outcome
+from serve.client.edits import apply_edits
 from serve.client.files import FailedPath, SkippedPath
-from serve.client.text import apply_edits, print_failures, print_findings
+from serve.client.text import print_failures, print_findings
 from tests.client.reports import make_finding, make_outcome, make_report
 
 

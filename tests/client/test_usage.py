@@ -10,7 +10,7 @@ from tests.client.conftest import Check
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["."], "one of the arguments --url --bundle is required"),
+        (["."], "one of the arguments --url --bundle is required, or url or bundle in"),
         ([".", "--url", "http://127.0.0.1:1", "--bundle", "."], "not allowed with argument"),
         (["--url", "http://127.0.0.1:1"], "the following arguments are required: PATH"),
         (["gone.py", "--url", "http://127.0.0.1:1"], "gone.py does not exist"),
