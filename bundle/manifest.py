@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bundle.confidence import check_calibration
 from bundle.rules import Catalogue, load_catalogue
 
 SCHEMA_VERSION = 1
@@ -50,7 +51,12 @@ class Export(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of manifest.json. Thresholds are confidences per rule below which a finding is not shown."""
+    """The content of manifest.json.
+
+    `thresholds` are confidences per rule below which a finding is not shown; they are compared after
+    `calibration`, whose knots (see `bundle.confidence.calibrated`) turn raw confidences into shares of right
+    findings. Without knots confidences stay raw.
+    """
 
     schema_version: int
     name: str
@@ -64,6 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lineage: dict[str, Any]
     scores: dict[str, Any]
     files: dict[str, FileEntry]
+    calibration: tuple[tuple[float, float], ...] = ()
 
     @property
     def revision(self) -> str:
@@ -131,7 +138,7 @@ def open_bundle(root: Path) -> Bundle:
 
     Raises:
         BundleError: no manifest, a manifest of another version, a file that is missing, changed or
-            outside the folder, or an export without files.
+            outside the folder, an export without files, or a calibration that changes the order of findings.
     """
     manifest_file = root / MANIFEST_FILE
     if not manifest_file.is_file():
@@ -146,6 +153,10 @@ def open_bundle(root: Path) -> Bundle:
         raise BundleError(
             f"{manifest_file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
         )
+    try:
+        check_calibration(manifest.calibration)
+    except ValueError as error:
+        raise BundleError(f"{manifest_file}: {error}; build the bundle again") from error
     for name, entry in manifest.files.items():
         _verify(root, name, entry)
     for name in (PROMPT_FILE, RULES_FILE, SCHEMA_FILE, TOKENIZER_FILE):

@@ -5,6 +5,7 @@ an engine computes the prefix once. The code is data: text in it that spells a s
 (`<|im_end|>`, say) is encoded as ordinary characters and can not end the prompt.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -52,6 +53,15 @@ class Prompt:
     def encode(self, unit: Unit) -> list[int]:
         """Token ids of the whole prompt about `unit`; they always start with `prefix_ids`."""
         return self.prefix_ids + self.encode_data(unit.numbered()) + self.suffix_ids
+
+    def encode_all(self, units: Sequence[Unit]) -> list[list[int]]:
+        """What `encode` gives for each unit, on all cores."""
+        coded = self.encode_all_data([unit.numbered() for unit in units])
+        return [self.prefix_ids + ids + self.suffix_ids for ids in coded]
+
+    def encode_all_data(self, texts: Sequence[str]) -> list[list[int]]:
+        """What `encode_data` gives for each text, on all cores."""
+        return [each.ids for each in self._data_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def encode_data(self, text: str) -> list[int]:
         """Token ids of text that is data (code, an answer): no part of it becomes a special token."""

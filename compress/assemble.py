@@ -78,6 +78,7 @@ def write_bundle(
         lineage={**lineage, "versions": _versions()},
         scores={"retention": evaluation.retention, "units": evaluation.units},
         files=files,
+        calibration=tuple(evaluation.confidence.knots),
     )
     write_manifest(staged, manifest)
     if target.exists():

@@ -42,7 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="do every stage of a recipe; what is done already is skipped")
     run.add_argument("recipe", type=Path)
     run.add_argument("--out", type=Path, help="the run folder (default: runs/<recipe's name>)")
-    run.add_argument(
+    _add_overrides(run)
+    run.add_argument("--from", metavar="STAGE", dest="rerun_from", help="redo this stage and all after it")
+    run.set_defaults(command=_run)
+    evaluate = commands.add_parser("evaluate", help="score a checkpoint on a recipe's held-out projects")
+    evaluate.add_argument("model", help="a checkpoint's folder, or a hub name")
+    evaluate.add_argument("--recipe", type=Path, required=True, help="whose corpus and `evaluate` section to use")
+    evaluate.add_argument("--out", type=Path, help="default: runs/<recipe's name>/evaluate-<model's name>")
+    _add_overrides(evaluate)
+    evaluate.set_defaults(command=_evaluate)
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -50,9 +63,6 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="change a key of the recipe: train.learning_rate=1.0e-4",
     )
-    run.add_argument("--from", metavar="STAGE", dest="rerun_from", help="redo this stage and all after it")
-    run.set_defaults(command=_run)
-    return parser
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
@@ -62,6 +72,17 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
 
     run_recipe(recipe, options.out or Path("runs") / recipe.name, console, options.rerun_from)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> int:
+    recipe = load_recipe(options.recipe, options.overrides)
+    with console.status("loading"):
+        quiet_libraries()
+        from compress.evaluate_checkpoint import evaluate_checkpoint
+
+    name = Path(options.model).name
+    evaluate_checkpoint(options.model, recipe, options.out or Path("runs") / recipe.name / f"evaluate-{name}", console)
     return 0
 
 

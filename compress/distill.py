@@ -1,4 +1,8 @@
-"""Distillation: loss = alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), over answer tokens."""
+"""Distillation: loss = alpha * CE + (1 - alpha) * T^2 * divergence(teacher, student), over answer tokens.
+
+Here the teacher speaks through its cached soft labels; in `compress.online` it is asked in every step, and
+losses on its hidden states and attention are added.
+"""
 
 import functools
 from collections.abc import Callable
@@ -6,42 +10,56 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from compress.data.tokens import TokenDataset
+from compress.distilling import Distilling
 from compress.logits import SoftLabels
-from compress.losses import alpha_at, cross_entropy_sum, in_chunks, top_k_kl_sum
+from compress.losses import (
+    cross_entropy_sum,
+    divergence_sum,
+    entropy_sum,
+    in_chunks,
+    sampled_kl_sum,
+    top_k_log_probs,
+)
+from compress.online import OnlineDistillTrainer
 from compress.recipe import Distill, Train
 from compress.training import AnswerTrainer
 
 
-class DistillTrainer(AnswerTrainer):
+class DistillTrainer(Distilling):
     """Learns the labels and the teacher's cached soft labels together."""
 
-    def __init__(self, *args, distill: Distill, soft_labels: SoftLabels, **kwargs) -> None:
+    def __init__(self, *args, soft_labels: SoftLabels, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.distill, self.soft_labels = distill, soft_labels
+        self.soft_labels = soft_labels
 
     def loss_sum(
         self, model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, inputs: dict[str, Tensor]
     ) -> Tensor:
-        step, steps = self.state.global_step, self.state.max_steps
-        alpha = alpha_at(step, steps, self.distill.alpha, self.distill.alpha_schedule)
-        top_ids, top_logits, logsumexp = (part.to(hidden.device) for part in self.soft_labels.rows(inputs["index"]))
-        vocabulary = self.soft_labels.key.vocab_size
+        key, distill, temperature = self.soft_labels.key, self.distill, self.temperature
+        labels = tuple(part.to(hidden.device) for part in self.soft_labels.rows(inputs["index"], temperature))
 
-        def loss(rows: Tensor, labels: Tensor, ids: Tensor, logits: Tensor, normaliser: Tensor) -> Tensor:
-            student = model.lm_head(rows)[:, :vocabulary]  # type: ignore[operator]
-            divergence = top_k_kl_sum(student, ids, logits, normaliser, self.distill.temperature)
-            return alpha * cross_entropy_sum(student, labels) + (1 - alpha) * divergence
+        def sums(rows: Tensor, targets: Tensor, ids: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+            student = model.lm_head(rows)[:, : key.vocab_size]  # type: ignore[operator]
+            if key.labels == "sampled":
+                divergence = sampled_kl_sum(student, ids, teacher, weights, temperature)
+                entropy = -(weights * teacher).sum()
+            else:
+                classes = top_k_log_probs(student, ids, teacher, temperature)
+                divergence = divergence_sum(*classes, distill.objective, distill.beta)
+                entropy = entropy_sum(classes[1])
+            return torch.stack([cross_entropy_sum(student, targets), divergence, entropy])
 
-        return in_chunks(loss, hidden, (targets, top_ids, top_logits, logsumexp))
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs:
-            schedule = self.distill.alpha_schedule
-            logs["alpha"] = alpha_at(self.state.global_step, self.state.max_steps, self.distill.alpha, schedule)
-        super().log(logs, *args, **kwargs)
+        if not len(targets):
+            return hidden.sum() * 0.0
+        cross_entropy, divergence, entropy = in_chunks(sums, hidden, (targets, *labels))
+        noted = {"cross_entropy": cross_entropy, "divergence": divergence, "teacher_entropy": entropy}
+        if key.labels == "top_k":
+            noted["top_k_mass"] = labels[2].sum()
+        self.note(len(targets), **noted)
+        return self.alpha * cross_entropy + (1 - self.alpha) * temperature**2 * divergence
 
 
 def train_student(
@@ -50,21 +68,29 @@ def train_student(
     dataset: TokenDataset,
     train: Train,
     distill: Distill,
-    soft_labels: SoftLabels | None,
+    teacher: SoftLabels | PreTrainedModel | None,
     seed: int,
     out: Path,
 ) -> None:
-    """Train the student that starts at `start`, with soft labels or, without them, on the labels alone.
+    """Train the student that starts at `start`, with a teacher or, without one, on the labels alone.
 
     Writes `out`/model. A killed run goes on from its newest whole checkpoint.
+
+    Args:
+        teacher: its cached soft labels, or the model itself, which is then asked in every step.
+
+    Raises:
+        RecipeError: a loss names layers or parts that one of the models does not have.
     """
     if (out / "model").is_dir():
         return
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     make_trainer: Callable[..., AnswerTrainer] = AnswerTrainer
-    if soft_labels is not None:
-        make_trainer = functools.partial(DistillTrainer, distill=distill, soft_labels=soft_labels)
+    if isinstance(teacher, SoftLabels):
+        make_trainer = functools.partial(DistillTrainer, distill=distill, soft_labels=teacher)
+    elif teacher is not None:
+        make_trainer = functools.partial(OnlineDistillTrainer, distill=distill, teacher=teacher)
     trainer = make_trainer(
         model=model,
         tokenizer=tokenizer,
@@ -72,6 +98,6 @@ def train_student(
         dataset=dataset,
         out=out / "checkpoints",
         seed=seed,
-        description="student" if soft_labels is not None else "student, labels only",
+        description="student" if teacher is not None else "student, labels only",
     )
     trainer.train_resuming(out / "model")

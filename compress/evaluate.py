@@ -1,34 +1,38 @@
 """What was kept and what was lost: every form of the student beside its teacher, on held-out projects."""
 
-import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from accelerate import init_empty_weights
 from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bundle.answer import CLOSING
-from bundle.confidence import finding_confidences
+from bundle.confidence import Calibration
 from bundle.rules import Catalogue
+from compress.answers import Said, answer_confidences, answer_text, read_said, shown, with_calibration
+from compress.baselines import always_clean, ruff_alone
+from compress.calibrate import choose_thresholds, expected_calibration_error, fit_calibration, judge
 from compress.data.examples import Example, read_examples
 from compress.data.tokens import load_tokenizer, make_prompt
-from compress.generate import answers_from_checkpoint, answers_from_onnx
+from compress.generate import Decoding, answers_from_checkpoint, answers_from_onnx
 from compress.generated import Answers
-from compress.recipe import Evaluate, Gate, Recipe
-from compress.scores import Scores, choose_thresholds, length_retention, score, term_retention
+from compress.held_out import held_out_units
+from compress.recipe import Gate, Recipe
+from compress.scores import Scores, length_retention, score, term_retention
 from compress.student import head_dimension
 
 _TIMED_UNITS = 16
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the score table."""
+    """One line of the score table. `shown` is what is left at the default thresholds, for the last model."""
 
     model: str
     scores: Scores
+    shown: Scores | None
     f1: float
     precision: float
     recall: float
@@ -42,12 +46,34 @@ class Row(msgspec.Struct, frozen=True):
     units_per_second: float
 
 
+class Baseline(msgspec.Struct, frozen=True):
+    """The scores of an answer that no model gave."""
+
+    name: str
+    scores: Scores
+
+
+class Confidence(msgspec.Struct, frozen=True):
+    """How the last model's confidences were calibrated, and how well that holds on the test projects.
+
+    Without knots there were too few findings on validation code to fit any.
+    """
+
+    knots: Calibration
+    validation_findings: int
+    test_findings: int
+    error_raw: float | None  # expected calibration error; None without findings
+    error_calibrated: float | None
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """Everything report.json says."""
 
     name: str
     units: dict[str, int]
     rows: list[Row]
+    baselines: list[Baseline]
+    confidence: Confidence
     thresholds: dict[str, float]
     retention: dict[str, float]
     gate: dict[str, float]
@@ -67,56 +93,55 @@ class Candidate(msgspec.Struct, frozen=True):
         return (self.folder / "model.onnx").is_file()
 
 
-def held_out_units(file: Path, evaluate: Evaluate, catalogue: Catalogue, seed: int) -> list[Example]:
-    """Natural units and units with one planted defect, in a fixed order; a third as many planted hygiene."""
-    examples = read_examples(file)
-    rng = random.Random(seed)
-    rng.shuffle(examples)
-    natural = [example for example in examples if example.planted is None]
-    injected = [e for e in examples if e.planted is not None and catalogue[e.planted].origin == "injected"]
-    hygiene = [e for e in examples if e.planted is not None and catalogue[e.planted].origin == "hygiene"]
-    chosen = natural[: evaluate.natural_units] + injected[: evaluate.planted_units]
-    chosen += hygiene[: evaluate.planted_units // 3]
-    rng.shuffle(chosen)
-    return chosen
-
-
 def evaluate_models(
     recipe: Recipe, catalogue: Catalogue, data: Path, candidates: list[Candidate], out: Path, console: Console
 ) -> Evaluation:
     """Ask every candidate about the same held-out units; the first is the teacher all are compared with.
 
-    Answers are kept in `out` by model, so that a killed evaluation goes on with the next model.
+    The last one's confidences are calibrated, and its thresholds chosen, on the validation projects. Answers
+    are kept in `out` by model, so that a killed evaluation goes on with the next model.
     """
-    examples = held_out_units(data / "test.jsonl", recipe.evaluate, catalogue, recipe.seed)
-    examples = _fitting(examples, recipe, catalogue, candidates[0].folder)
-    said = {each.name: _answers(recipe, catalogue, each, examples, out, console) for each in candidates}
-    texts = {each.name: _texts(each, said[each.name]) for each in candidates}
-    teacher = candidates[0].name
-    rows = []
-    for each in candidates:
-        scores = score(examples, texts[each.name], catalogue)
-        row = Row(
+    teacher, shipped = candidates[0], candidates[-1]
+    fits = _fits(recipe, catalogue, teacher.source)
+
+    def units(split: str) -> list[Example]:
+        return held_out_units(read_examples(data / f"{split}.jsonl"), recipe.evaluate, catalogue, recipe.seed, fits)
+
+    examples = units("test")
+    answers = {each.name: _answers(recipe, catalogue, each, examples, out, console) for each in candidates}
+    texts = {each.name: _texts(each, answers[each.name]) for each in candidates}
+    said = {each.name: _said(each, answers[each.name], examples, catalogue) for each in candidates}
+
+    validation = units("validation")
+    renamed = msgspec.structs.replace(shipped, name=f"{shipped.name} validation")
+    fitting = _answers(recipe, catalogue, renamed, validation, out, console)
+    fitted = _fit(recipe, catalogue, validation, _said(shipped, fitting, validation, catalogue))
+    calibrated = with_calibration(said[shipped.name], fitted.knots)
+    kept = score(examples, shown(calibrated, fitted.thresholds), catalogue, recipe.seed)
+
+    def row(each: Candidate) -> Row:
+        scores = score(examples, said[each.name], catalogue, recipe.seed)
+        return Row(
             model=each.name,
             scores=scores,
+            shown=kept if each is shipped else None,
             f1=scores.injected.f1,
             precision=scores.injected.precision,
             recall=scores.injected.recall,
             hygiene_f1=scores.hygiene.f1,
-            length_retention=length_retention(texts[teacher], texts[each.name]),
-            term_retention=term_retention(examples, texts[teacher], texts[each.name]),
+            length_retention=length_retention(texts[teacher.name], texts[each.name]),
+            term_retention=term_retention(examples, texts[teacher.name], texts[each.name]),
             parameters=_parameters(each.source),
             bytes_on_disk=_weight_bytes(each.folder),
-            peak_memory_bytes=said[each.name].peak_memory_bytes,
-            tokens_per_second=said[each.name].tokens_per_second,
-            units_per_second=said[each.name].units_per_second,
+            peak_memory_bytes=answers[each.name].peak_memory_bytes,
+            tokens_per_second=answers[each.name].tokens_per_second,
+            units_per_second=answers[each.name].units_per_second,
         )
-        rows.append(row)
-    thresholds = {}
-    if candidates[-1].is_onnx:
-        thresholds = _thresholds(recipe, catalogue, data, candidates[-1], out, console)
+
+    rows = [row(each) for each in candidates]
     retention = _retention(rows[0], rows[-1])
     failures = gate_failures(recipe.evaluate.gate, retention)
+    raw_on_test = judge(examples, said[shipped.name])
     return Evaluation(
         name=recipe.name,
         units={
@@ -125,7 +150,18 @@ def evaluate_models(
             "projects": len({example.project for example in examples}),
         },
         rows=rows,
-        thresholds=thresholds,
+        baselines=[
+            Baseline("always clean", score(examples, always_clean(examples), catalogue, recipe.seed)),
+            Baseline("ruff alone", score(examples, ruff_alone(examples, catalogue), catalogue, recipe.seed)),
+        ],
+        confidence=Confidence(
+            knots=fitted.knots,
+            validation_findings=fitted.findings,
+            test_findings=len(raw_on_test),
+            error_raw=expected_calibration_error(raw_on_test),
+            error_calibrated=expected_calibration_error(judge(examples, calibrated)) if fitted.knots else None,
+        ),
+        thresholds=fitted.thresholds,
         retention=retention,
         gate=msgspec.to_builtins(recipe.evaluate.gate),
         gate_passed=not failures,
@@ -133,12 +169,32 @@ def evaluate_models(
     )
 
 
+class _Fitted(NamedTuple):
+    knots: Calibration
+    thresholds: dict[str, float]
+    findings: int
+
+
+def _fit(recipe: Recipe, catalogue: Catalogue, validation: list[Example], said: list[Said]) -> _Fitted:
+    """Calibration and default thresholds from what was said about the validation units."""
+    raw = judge(validation, said)
+    knots = fit_calibration(raw)
+    thresholds = choose_thresholds(
+        judge(validation, with_calibration(said, knots)),
+        catalogue,
+        recipe.evaluate.precision,
+        clean_units=sum(not example.findings for example in validation),
+        false_per_100_clean=recipe.evaluate.false_per_100_clean,
+    )
+    return _Fitted(knots, thresholds, len(raw))
+
+
 def _retention(teacher: Row, shipped: Row) -> dict[str, float]:
     """The shipped student against its teacher, in the gate's own terms."""
     return {
         "f1_retention": shipped.f1 / teacher.f1 if teacher.f1 else 0.0,
         "hygiene_f1_retention": shipped.hygiene_f1 / teacher.hygiene_f1 if teacher.hygiene_f1 else 0.0,
-        "answer_validity": shipped.scores.validity,
+        "answer_validity": shipped.scores.validity.value,
         "length_retention": shipped.length_retention,
         "term_retention": shipped.term_retention,
     }
@@ -153,10 +209,11 @@ def gate_failures(gate: Gate, retention: dict[str, float]) -> list[str]:
     ]
 
 
-def _fitting(examples: list[Example], recipe: Recipe, catalogue: Catalogue, teacher: Path) -> list[Example]:
+def _fits(recipe: Recipe, catalogue: Catalogue, teacher: Path) -> Callable[[Example], bool]:
+    """Whether a unit's prompt leaves room for an answer; all candidates share the teacher's tokenizer."""
     prompt = make_prompt(recipe.data.prompt, catalogue, load_tokenizer(teacher))
     most = recipe.data.max_tokens - recipe.evaluate.max_answer_tokens
-    return [example for example in examples if len(prompt.encode(example.unit)) <= most]
+    return lambda example: len(prompt.encode(example.unit)) <= most
 
 
 def _answers(
@@ -173,21 +230,19 @@ def _answers(
     tokenizer = load_tokenizer(each.source)
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
     prompts = [prompt.encode(example.unit) for example in examples]
-    eos, most = tokenizer.eos_token_id, recipe.evaluate.max_answer_tokens
+    decoding = Decoding(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_answer_tokens=recipe.evaluate.max_answer_tokens,
+        max_tokens_per_batch=recipe.evaluate.max_tokens_per_batch,
+        timed=_TIMED_UNITS,
+    )
     with console.status(f"answers of {each.name}"):
         if each.is_onnx:
             head_dim = head_dimension(AutoConfig.from_pretrained(each.source))
-            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, prompts, eos, most, _TIMED_UNITS)
+            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, prompts, decoding)
         else:
-            answers = answers_from_checkpoint(
-                each.folder,
-                prompts,
-                eos,
-                tokenizer.pad_token_id,
-                most,
-                recipe.evaluate.batch_size,
-                _TIMED_UNITS,
-            )
+            answers = answers_from_checkpoint(each.folder, prompts, decoding)
     staged = kept.with_suffix(".tmp")
     staged.write_bytes(msgspec.json.encode(answers))
     staged.replace(kept)
@@ -195,41 +250,16 @@ def _answers(
 
 
 def _texts(each: Candidate, answers: Answers) -> list[str]:
-    tokenizer = load_tokenizer(each.source)
-    eos = tokenizer.eos_token_id
-    texts = []
-    for answer in answers.generated:
-        ids = answer.ids[:-1] if answer.ids[-1:] == [eos] else answer.ids
-        texts.append(str(tokenizer.decode(ids, skip_special_tokens=False)))
-    return texts
+    loaded = load_tokenizer(each.source)
+    return [answer_text(answer, loaded.backend_tokenizer, loaded.eos_token_id) for answer in answers.generated]
 
 
-def _thresholds(
-    recipe: Recipe, catalogue: Catalogue, data: Path, shipped: Candidate, out: Path, console: Console
-) -> dict[str, float]:
-    """Confidence thresholds of the shipped export, fitted on the validation projects."""
-    evaluate = recipe.evaluate
-    examples = held_out_units(data / "validation.jsonl", evaluate, catalogue, recipe.seed)
-    examples = _fitting(examples, recipe, catalogue, shipped.source)
-    renamed = msgspec.structs.replace(shipped, name=f"{shipped.name} validation")
-    answers = _answers(recipe, catalogue, renamed, examples, out, console)
-    tokenizer = Tokenizer.from_file(str(shipped.source / "tokenizer.json"))
-    confidences = [
-        finding_confidences(
-            (tokenizer.decode([token], skip_special_tokens=False).encode(), logprob)
-            for token, logprob in zip(answer.ids, answer.logprobs, strict=True)
-        )
-        for answer in answers.generated
+def _said(each: Candidate, answers: Answers, examples: list[Example], catalogue: Catalogue) -> list[Said]:
+    tokenizer: Tokenizer = load_tokenizer(each.source).backend_tokenizer
+    return [
+        read_said(text, answer_confidences(answer, tokenizer), example, catalogue)
+        for text, answer, example in zip(_texts(each, answers), answers.generated, examples, strict=True)
     ]
-    texts = _texts(shipped, answers)
-    usable = [index for index, text in enumerate(texts) if text.endswith(CLOSING)]
-    return choose_thresholds(
-        [examples[index] for index in usable],
-        [texts[index] for index in usable],
-        [confidences[index] for index in usable],
-        catalogue,
-        evaluate.precision,
-    )
 
 
 def _parameters(checkpoint: Path) -> int:
@@ -242,43 +272,3 @@ def _parameters(checkpoint: Path) -> int:
 
 def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for pattern in ("*.safetensors", "model.onnx*") for file in folder.glob(pattern))
-
-
-def score_tables(evaluation: Evaluation) -> list[Table]:
-    """The score table in two parts, as it is printed at the end of a run: what was kept, and what it costs."""
-    units = evaluation.units
-    quality = _table(
-        f"{evaluation.name}: quality on {units['projects']} held-out projects "
-        f"({units['natural']} units as written, {units['planted']} with a planted defect)",
-        ("defects P", "R", "F1", "fix", "hygiene P", "R", "F1", "false/100 clean", "valid", "length", "terms"),
-    )
-    cost = _table("what it costs", ("parameters", "MB on disk", "peak MB", "tokens/s", "units/s"))
-    for row in evaluation.rows:
-        scores = row.scores
-        shares = (
-            *(row.precision, row.recall, row.f1, scores.fix_exact),
-            *(scores.hygiene.precision, scores.hygiene.recall, scores.hygiene.f1),
-        )
-        quality.add_row(
-            row.model,
-            *(f"{share:.3f}" for share in shares),
-            f"{scores.false_per_100_clean:.1f}",
-            *(f"{share:.3f}" for share in (scores.validity, row.length_retention, row.term_retention)),
-        )
-        cost.add_row(
-            row.model,
-            f"{row.parameters / 1e6:.2f}M",
-            f"{row.bytes_on_disk / 1e6:.1f}",
-            f"{row.peak_memory_bytes / 1e6:.0f}",
-            f"{row.tokens_per_second:.0f}",
-            f"{row.units_per_second:.1f}",
-        )
-    return [quality, cost]
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

@@ -3,43 +3,62 @@
 import multiprocessing
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from compress.console import quiet_libraries
 from compress.generated import Answers, Generated
 
-Prompts = list[list[int]]
+Prompts = Sequence[Sequence[int]]
 
 
-def answers_from_checkpoint(
-    folder: Path,
-    prompts: Prompts,
-    eos_token_id: int,
-    pad_token_id: int,
-    most: int,
-    batch_size: int,
-    timed: int,
-) -> Answers:
-    """Greedy answers from a transformers checkpoint (bf16, fp32 or bitsandbytes NF4).
+class Decoding(msgspec.Struct, frozen=True):
+    """How prompts are answered: greedily, up to `max_answer_tokens` or the EOS token.
 
-    Args:
-        most: tokens of an answer at most. timed: how many prompts are answered again singly for the speed.
+    `max_tokens_per_batch` counts prompts and answers with their padding; `timed` is how many of the last
+    prompts are answered singly, one after another, for the speed.
     """
-    options = (folder, prompts, eos_token_id, pad_token_id, most, batch_size, timed)
-    return _in_a_process(_checkpoint_worker, options)
+
+    eos_token_id: int
+    pad_token_id: int
+    max_answer_tokens: int
+    max_tokens_per_batch: int
+    timed: int
 
 
-def answers_from_onnx(
-    model: Path, head_dim: int, prompts: Prompts, eos_token_id: int, most: int, timed: int
-) -> Answers:
+def answers_from_checkpoint(folder: Path, prompts: Prompts, decoding: Decoding) -> Answers:
+    """Greedy answers from a transformers checkpoint (plain or bitsandbytes NF4), with log-probabilities.
+
+    It computes in bf16 on a GPU and on a CPU that has instructions for it, else in fp32.
+    """
+    return _in_a_process(_checkpoint_worker, folder, prompts, decoding)
+
+
+def answers_from_onnx(model: Path, head_dim: int, prompts: Prompts, decoding: Decoding) -> Answers:
     """Greedy answers from an ONNX export, one at a time, with log-probabilities."""
-    return _in_a_process(_onnx_worker, (model, head_dim, prompts, eos_token_id, most, timed))
+    return _in_a_process(_onnx_worker, model, head_dim, prompts, decoding)
 
 
-def _in_a_process(worker: Callable[..., Answers], options: tuple) -> Answers:
+def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places of `lengths` in batches of like length, the shortest first.
+
+    A batch is as wide as its longest row and holds at most `budget` tokens, or a single row.
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and lengths[place] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _in_a_process(worker: Callable[..., Answers], *arguments: object) -> Answers:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(worker, options)
+        return pool.apply(worker, arguments)
 
 
 def _peak_memory() -> int:
@@ -53,61 +72,32 @@ def _speed(generated: list[Generated]) -> tuple[float, float]:
     return sum(len(answer.ids) for answer in generated) / seconds, len(generated) / seconds
 
 
-def _onnx_worker(model: Path, head_dim: int, prompts: Prompts, eos_token_id: int, most: int, timed: int) -> Answers:
+def _onnx_worker(model: Path, head_dim: int, prompts: Prompts, decoding: Decoding) -> Answers:
     from compress.export.onnx_generate import OnnxLoop
 
     loop = OnnxLoop(model, head_dim)
-    generated = [loop.answer(prompt, eos_token_id, most) for prompt in prompts]
-    tokens, units = _speed(generated[-timed:])
+    eos, most = decoding.eos_token_id, decoding.max_answer_tokens
+    generated = [loop.answer(list(prompt), eos, most) for prompt in prompts]
+    tokens, units = _speed(generated[-decoding.timed :])
     return Answers(generated, _peak_memory(), tokens, units)
 
 
-def _checkpoint_worker(
-    folder: Path,
-    prompts: Prompts,
-    eos_token_id: int,
-    pad_token_id: int,
-    most: int,
-    batch_size: int,
-    timed: int,
-) -> Answers:
+def _checkpoint_worker(folder: Path, prompts: Prompts, decoding: Decoding) -> Answers:
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from compress.checkpoint_generate import CheckpointLoop
 
     quiet_libraries()
-    # Without bf16 matrix units a CPU answers several times faster in float32.
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
-
-    @torch.no_grad()
-    def answer(batch: Prompts) -> list[list[int]]:
-        width = max(map(len, batch))
-        ids = torch.full((len(batch), width), pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(batch):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        written = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            do_sample=False,
-            max_new_tokens=most,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )[:, width:].tolist()
-        return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in written]
-
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    generated: list[Generated | None] = [None] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        for index, ids in zip(batch, answer([prompts[index] for index in batch]), strict=True):
-            generated[index] = Generated(ids, [], 0.0)
+    loop = CheckpointLoop(folder, decoding.eos_token_id, decoding.pad_token_id, decoding.max_answer_tokens)
+    generated: dict[int, Generated] = {}
+    widths = [len(prompt) + decoding.max_answer_tokens for prompt in prompts]
+    for batch in token_budget_batches(widths, decoding.max_tokens_per_batch):
+        generated.update(zip(batch, loop.answer([prompts[place] for place in batch]), strict=True))
     single = []
-    for prompt in prompts[-timed:]:
+    for prompt in prompts[-decoding.timed :]:
         begun = time.perf_counter()
-        ids = answer([prompt])[0]
-        single.append(Generated(ids, [], time.perf_counter() - begun))
+        (answer,) = loop.answer([prompt])
+        single.append(msgspec.structs.replace(answer, seconds=time.perf_counter() - begun))
     tokens, units = _speed(single)
-    memory = torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
-    return Answers([each for each in generated if each is not None], memory, tokens, units)
+    memory = torch.cuda.max_memory_allocated() if loop.device == "cuda" else _peak_memory()
+    return Answers([generated[place] for place in range(len(prompts))], memory, tokens, units)

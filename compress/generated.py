@@ -4,8 +4,8 @@ import msgspec
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """One greedy answer: its token ids (EOS included when reached), their log-probabilities where the
-    generator gives them, and how long it took in seconds (0 where answers were made in a batch)."""
+    """One greedy answer: its token ids (EOS included when reached), the natural log-probability of each, and
+    how long it took in seconds (0 where answers were made in a batch)."""
 
     ids: list[int]
     logprobs: list[float]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bundle.rules import Catalogue, load_catalogue
 from compress.assemble import write_bundle
@@ -18,14 +18,15 @@ from compress.data.examples import read_examples
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prompt_template
 from compress.distill import train_student
 from compress.errors import GateError
-from compress.evaluate import Candidate, Evaluation, evaluate_models, score_tables
+from compress.evaluate import Candidate, Evaluation, evaluate_models
 from compress.export.onnx import export_onnx
-from compress.logits import SoftLabelKey, SoftLabels, soft_label_key, write_soft_labels
+from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
 from compress.quantize import quantize_nf4
 from compress.recipe import Recipe
 from compress.report import write_report
 from compress.stages import Run
 from compress.student import start_student
+from compress.tables import detail_tables, score_tables
 from compress.teacher import checkpoint_fingerprint, prepare_teacher
 
 CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"
@@ -54,9 +55,13 @@ class _Pipeline:
             report = self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
             self._publish(teacher, data, report)
             return
-        logits = self._logits(teacher)
+        asked: Callable[[], SoftLabels | PreTrainedModel]
+        if self.recipe.distill.teacher == "online":
+            source, asked = "teacher", functools.partial(_load, teacher)
+        else:
+            source, asked = "logits", self._logits(teacher)
         start = self._start(teacher)
-        student = self._train("distill", start, logits, after=["data", "logits", "student"])
+        student = self._train("distill", start, asked, after=["data", source, "student"])
         candidates = [Candidate("teacher", teacher, teacher)]
         if self.recipe.distill.baseline:
             plain = self._train("baseline", start, None, after=["data", "student"])
@@ -108,10 +113,11 @@ class _Pipeline:
         tokenizer = load_tokenizer(teacher)
 
         def key() -> SoftLabelKey:
-            return soft_label_key(self.dataset(), teacher, distill.temperature, distill.top_k, len(tokenizer))
+            return soft_label_key(self.dataset(), teacher, distill, len(tokenizer))
 
         def write(out: Path) -> None:
-            model = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto", device_map="auto")
+            self.console.print(require_room(out / "labels", self.dataset(), key()))
+            model = _load(teacher, device_map="auto")
             write_soft_labels(model, self.dataset(), key(), tokenizer.pad_token_id, out / "labels")
 
         folder = self.run_folder.stage(
@@ -119,8 +125,9 @@ class _Pipeline:
             after=["data", "teacher"],
             inputs={
                 "prompt": prompt_template(self.recipe.data.prompt),
-                "temperature": distill.temperature,
-                "top_k": distill.top_k,
+                "temperature": distill.temperature_schedule or distill.temperature,
+                "labels": distill.labels,
+                "kept": distill.top_k if distill.labels == "top_k" else distill.samples,
             },
             action=write,
         )
@@ -135,8 +142,10 @@ class _Pipeline:
         )
         return folder / "model"
 
-    def _train(self, name: str, start: Path, soft_labels: Callable[[], SoftLabels] | None, after: list[str]) -> Path:
-        """The student trained from `start`, with soft labels or on the labels alone, on the same budget."""
+    def _train(
+        self, name: str, start: Path, teacher: Callable[[], SoftLabels | PreTrainedModel] | None, after: list[str]
+    ) -> Path:
+        """The student trained from `start`, with a teacher or on the labels alone, on the same budget."""
         recipe = self.recipe
         folder = self.run_folder.stage(
             name,
@@ -144,7 +153,8 @@ class _Pipeline:
             inputs={
                 "train": recipe.train,
                 "seed": recipe.seed,
-                "distill": recipe.distill if soft_labels is not None else None,
+                "prompt": prompt_template(recipe.data.prompt),
+                "distill": recipe.distill if teacher is not None else None,
             },
             action=lambda out: train_student(
                 start,
@@ -152,7 +162,7 @@ class _Pipeline:
                 self.dataset(),
                 recipe.train,
                 recipe.distill,
-                soft_labels and soft_labels(),
+                teacher and teacher(),
                 recipe.seed,
                 out,
             ),
@@ -194,8 +204,10 @@ class _Pipeline:
             inputs={"evaluate": self.recipe.evaluate, "seed": self.recipe.seed},
             action=evaluate,
         )
-        for table in score_tables(read_evaluation(folder / "report")):
-            self.console.print(table)
+        evaluation = read_evaluation(folder / "report")
+        details = detail_tables(evaluation) if self.recipe.student is None else []
+        for table in [*score_tables(evaluation), *details]:
+            self.console.print(table.rich())
         return folder / "report"
 
     def _publish(self, teacher: Path, data: Path, report: Path) -> None:
@@ -228,6 +240,10 @@ class _Pipeline:
             ),
         )
         self.console.print(f"bundle: {folder}")
+
+
+def _load(checkpoint: Path, device_map: str | None = None) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto", device_map=device_map)
 
 
 def read_evaluation(report: Path) -> Evaluation:

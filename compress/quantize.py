@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from compress.data.tokens import TokenDataset, collate, load_tokenizer
+from compress.data.batches import collate
+from compress.data.tokens import TokenDataset, load_tokenizer
 from compress.errors import StageError
 
 

@@ -61,6 +61,7 @@ class Train(Section, frozen=True):
     max_steps: int = -1  # optimiser steps; -1: by epochs
     per_device_train_batch_size: int = 8
     max_tokens_per_batch: int | None = None  # fill batches by tokens instead of by examples
+    packing: bool = False  # several examples to a row; worth it on a GPU, not on a CPU
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     optim: str = "adamw_torch"
@@ -71,6 +72,10 @@ class Train(Section, frozen=True):
     bf16: bool = True
     torch_compile: bool = False  # worth its minute of compiling in long loops; needs a C++ compiler
     save_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if self.packing and self.max_tokens_per_batch is None:
+            raise ValueError("packing needs max_tokens_per_batch")
 
 
 class Lora(Section, frozen=True):
@@ -125,22 +130,97 @@ class Student(Section, frozen=True):
             raise ValueError("student needs exactly one of `model`, `prune` and `scratch`")
 
 
+class Ramp(Section, frozen=True):
+    """A value that moves from one number to another over all optimiser steps."""
+
+    start: float
+    end: float
+    type: Literal["linear", "cosine"] = "linear"
+
+
+class HiddenLoss(Section, frozen=True):
+    """Hidden states of the student's layers against the teacher's."""
+
+    weight: float = 1.0
+    kind: Literal["mse", "cosine"] = "mse"
+    positions: Literal["answer", "all"] = "answer"  # those that predict an answer token, or the prompt's as well
+    # student layers from 1: all by depth, some of them by depth, or each with its teacher layer
+    layer_map: Literal["depth"] | tuple[int, ...] | dict[int, int] = "depth"
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError("weight must be above 0; leave the section out instead")
+
+
+class AttentionLoss(Section, frozen=True):
+    """What the student's layers attend to against the teacher's."""
+
+    weight: float = 1.0
+    kind: Literal["averaged_heads", "relations"] = "relations"
+    layer_map: Literal["depth"] | tuple[int, ...] | dict[int, int] = "depth"
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError("weight must be above 0; leave the section out instead")
+
+
 class Distill(Section, frozen=True):
-    """loss = alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), over answer tokens."""
+    """loss = alpha * CE + (1 - alpha) * T^2 * divergence(teacher, student) + hidden + attention, over answer tokens."""
 
     temperature: float = 3.0
+    # of optimiser steps: values for equal spans, or from a start to an end; replaces temperature
+    temperature_schedule: Ramp | list[float] | None = None
     alpha: float = 0.3  # the weight of CE
-    alpha_schedule: list[float] | None = None  # equal spans of optimiser steps; replaces alpha
+    alpha_schedule: Ramp | list[float] | None = None  # likewise; replaces alpha
+    objective: Literal["forward_kl", "reverse_kl", "jsd", "mse"] = "forward_kl"
+    beta: float = 0.5  # jsd only: towards 0 it is like forward KL, towards 1 like reverse KL
+    teacher: Literal["cached", "online"] = "cached"  # soft labels made once, or the teacher in every step
+    labels: Literal["top_k", "sampled"] = "top_k"  # which tokens a cached soft label keeps
     top_k: int = 64  # teacher logits kept a position; the rest is one tail bucket
+    samples: int = 64  # with sampled labels: tokens drawn a position
+    hidden: HiddenLoss | None = None
+    attention: AttentionLoss | None = None
     baseline: bool = True  # also train the same student without a teacher, to know what distilling is worth
 
     def __post_init__(self) -> None:
-        if any(not 0.0 <= alpha <= 1.0 for alpha in [self.alpha, *(self.alpha_schedule or [])]):
+        if any(not 0.0 <= alpha <= 1.0 for alpha in [self.alpha, *_values(self.alpha_schedule)]):
             raise ValueError("alpha is the weight of CE and lies between 0 and 1")
-        if self.alpha_schedule is not None and not self.alpha_schedule:
-            raise ValueError("alpha_schedule needs at least one value")
-        if self.temperature <= 0:
+        if any(temperature <= 0 for temperature in [self.temperature, *_values(self.temperature_schedule)]):
             raise ValueError("temperature must be above 0")
+        for name, schedule in (
+            ("alpha_schedule", self.alpha_schedule),
+            ("temperature_schedule", self.temperature_schedule),
+        ):
+            if schedule == []:
+                raise ValueError(f"{name} needs at least one value")
+        if not 0.0 < self.beta < 1.0:
+            raise ValueError("beta lies between 0 and 1; for its ends take the objective forward_kl or reverse_kl")
+        if self.top_k < 1 or self.samples < 1:
+            raise ValueError("top_k and samples must be at least 1")
+        if self.teacher == "cached":
+            self._require_cacheable()
+
+    def _require_cacheable(self) -> None:
+        online = "set `distill.teacher: online`"
+        if self.hidden is not None or self.attention is not None:
+            raise ValueError(f"soft labels hold no hidden states and no attention: {online}, or leave these losses out")
+        if self.objective == "mse":
+            raise ValueError(f"mse compares the logits of the whole vocabulary, soft labels hold a part: {online}")
+        if self.labels == "sampled" and self.objective != "forward_kl":
+            raise ValueError(
+                f"tokens drawn from the teacher estimate forward_kl only, not {self.objective}: "
+                f"take `labels: top_k`, or {online}"
+            )
+        if isinstance(self.temperature_schedule, Ramp):
+            raise ValueError(
+                "soft labels are exact at the temperatures they were made with: "
+                f"give temperature_schedule a list, or {online}"
+            )
+
+
+def _values(schedule: Ramp | list[float] | None) -> list[float]:
+    """The values that bound all of a schedule's."""
+    return [schedule.start, schedule.end] if isinstance(schedule, Ramp) else schedule or []
 
 
 class Quantize(Section, frozen=True):
@@ -178,9 +258,10 @@ class Evaluate(Section, frozen=True):
 
     natural_units: int = 400
     planted_units: int = 400
-    batch_size: int = 64
+    max_tokens_per_batch: int = 16384  # of checkpoints, prompts and answers with padding; ONNX answers singly
     max_answer_tokens: int = 96
     precision: float = 0.7  # of shown findings on validation code; sets the thresholds per rule
+    false_per_100_clean: float = 1.0  # findings shown on a hundred clean units of validation code, at most
     gate: Gate = Gate()
 
 

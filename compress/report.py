@@ -8,6 +8,7 @@ import matplotlib
 import msgspec
 
 from compress.evaluate import Evaluation, Row
+from compress.tables import detail_tables, score_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -22,27 +23,16 @@ th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px soli
 </style></head><body>
 <h1>{{ e.name }}</h1>
 <p>Held-out projects: {{ e.units.projects }}, {{ e.units.natural }} units as written and {{ e.units.planted }} with a
-planted defect. A finding is right when its rule and its line are.</p>
-<p class="{{ 'passed' if e.gate_passed else 'failed' }}">Gate:
-{{ 'passed' if e.gate_passed else e.failures | join('; ') }}.</p>
-<table><tr><th>model</th><th>defects P</th><th>R</th><th>F1</th><th>hygiene F1</th><th>fix exact</th>
-<th>false / 100 clean</th><th>valid</th><th>length kept</th><th>terms kept</th><th>parameters</th><th>MB on disk</th>
-<th>peak MB</th><th>tokens/s</th><th>units/s</th></tr>
-{% for r in e.rows %}<tr><td>{{ r.model }}</td><td>{{ '%.3f' % r.precision }}</td><td>{{ '%.3f' % r.recall }}</td>
-<td>{{ '%.3f' % r.f1 }}</td><td>{{ '%.3f' % r.hygiene_f1 }}</td><td>{{ '%.3f' % r.scores.fix_exact }}</td>
-<td>{{ '%.1f' % r.scores.false_per_100_clean }}</td><td>{{ '%.3f' % r.scores.validity }}</td>
-<td>{{ '%.2f' % r.length_retention }}</td><td>{{ '%.2f' % r.term_retention }}</td>
-<td>{{ '%.2f' % (r.parameters / 1e6) }}M</td><td>{{ '%.1f' % (r.bytes_on_disk / 1e6) }}</td>
-<td>{{ '%.0f' % (r.peak_memory_bytes / 1e6) }}</td><td>{{ '%.0f' % r.tokens_per_second }}</td>
-<td>{{ '%.1f' % r.units_per_second }}</td></tr>
-{% endfor %}</table>
+planted defect. A finding is right when its rule and its line are. Intervals are 95%, over resampled units.</p>
+{% if e.rows | length > 1 %}<p class="{{ 'passed' if e.gate_passed else 'failed' }}">Gate:
+{{ 'passed' if e.gate_passed else e.failures | join('; ') }}.</p>{% endif %}
+{% macro grid(g) %}<h2>{{ g.title }}</h2>
+<table><tr>{% for c in g.columns %}<th>{{ c }}</th>{% endfor %}</tr>
+{% for row in g.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>{% endmacro %}
+{% for g in scores %}{{ grid(g) }}{% endfor %}
 <h2>Quality and size</h2>{{ quality }}
-<h2>By rule, {{ e.rows[0].model }} and {{ e.rows[-1].model }}</h2>
-<table><tr><th>rule</th><th>true</th><th>P</th><th>R</th><th>F1</th><th>P</th><th>R</th><th>F1</th></tr>
-{% for rule, d in e.rows[0].scores.by_rule.items() %}{% set s = e.rows[-1].scores.by_rule[rule] %}
-<tr><td>{{ rule }}</td><td>{{ d.found + d.missed }}</td>
-{% for x in (d, s) %}<td>{{ '%.2f' % x.precision }}</td><td>{{ '%.2f' % x.recall }}</td><td>{{ '%.2f' % x.f1 }}</td>
-{% endfor %}</tr>{% endfor %}</table>
+{% for g in details %}{{ grid(g) }}{% endfor %}
 </body></html>
 """
 
@@ -52,7 +42,10 @@ def write_report(evaluation: Evaluation, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     quality = jinja2.utils.markupsafe.Markup(_quality_plot(evaluation.rows))
-    (out / "report.html").write_text(page.render(e=evaluation, quality=quality), encoding="utf-8")
+    (out / "report.html").write_text(
+        page.render(e=evaluation, quality=quality, scores=score_tables(evaluation), details=detail_tables(evaluation)),
+        encoding="utf-8",
+    )
     staged = out / "report.json.tmp"
     staged.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=2))
     staged.replace(out / "report.json")

@@ -1,14 +1,17 @@
-"""From answers and known truth to numbers."""
+"""From findings and known truth to numbers; every measure is defined in docs/evaluation.md."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+import numpy as np
 
-from bundle.answer import Answer, AnswerFinding, parse_answer, placed_line
+from bundle.answer import AnswerFinding
 from bundle.rules import Catalogue
+from compress.answers import Said
 from compress.data.examples import Example
+from compress.measures import Tallies, bootstrap_intervals, measures
 
 
 class Detection(msgspec.Struct, frozen=True):
@@ -34,73 +37,42 @@ class Detection(msgspec.Struct, frozen=True):
         return 2 * self.found / total if total else 0.0
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """What one model's answers to the held-out units are worth. Shares are 0..1."""
+class Estimate(msgspec.Struct, frozen=True):
+    """A measure and its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model's findings on the held-out units are worth. Shares are 0..1.
+
+    The estimates are the measures of `compress.measures`, by their names there.
+    """
 
     injected: Detection
     hygiene: Detection
+    hygiene_natural: Detection  # on units as written
+    hygiene_planted: Detection  # on units with planted hygiene
     by_rule: dict[str, Detection]
-    rule_recall: float  # injected defects whose rule was named, on whatever line
-    fix_exact: float  # of the injected defects found: at and fix right to the character
-    false_per_100_clean: float
-    validity: float
-
-
-def read_answer(text: str, example: Example, catalogue: Catalogue) -> Answer | None:
-    """The answer, when it is well formed and speaks of known rules and of this unit's own lines."""
-    try:
-        answer = parse_answer(text)
-    except ValueError:
-        return None
-    for finding in answer.findings:
-        if finding.rule not in catalogue.ids or not 1 <= finding.line <= len(example.unit.lines):
-            return None
-    return answer
-
-
-def placed_findings(answer: Answer, example: Example) -> list[AnswerFinding]:
-    """The findings of an answer as they are served: on the line their text stands on, or dropped."""
-    texts = [line.text for line in example.unit.lines]
-    placed = ((finding, placed_line(finding, texts)) for finding in answer.findings)
-    return [msgspec.structs.replace(finding, line=line) for finding, line in placed if line is not None]
-
-
-def score(examples: Sequence[Example], texts: Sequence[str], catalogue: Catalogue) -> Scores:
-    """Score one model's answers. Findings of an answer that is not valid do not count as found."""
-    found: Counter[str] = Counter()
-    missed: Counter[str] = Counter()
-    false: Counter[str] = Counter()
-    valid = clean = false_on_clean = named = exact = planted_found = planted = 0
-    for example, text in zip(examples, texts, strict=True):
-        answer = read_answer(text, example, catalogue)
-        valid += answer is not None
-        said = placed_findings(answer, example) if answer is not None else []
-        outcome = _match(list(example.findings), said)
-        for finding in outcome.missed:
-            missed[finding.rule] += 1
-        for finding in outcome.false:
-            false[finding.rule] += 1
-        for truth, finding in outcome.found:
-            found[truth.rule] += 1
-            if catalogue[truth.rule].origin == "injected":
-                planted_found += 1
-                exact += (truth.at, truth.fix) == (finding.at, finding.fix)
-        if not example.findings:
-            clean += 1
-            false_on_clean += len(said)
-        injected = [truth for truth in example.findings if catalogue[truth.rule].origin == "injected"]
-        planted += len(injected)
-        named += sum(any(finding.rule == truth.rule for finding in said) for truth in injected)
-    by_rule = {rule: Detection(found[rule], missed[rule], false[rule]) for rule in catalogue.ids}
-    return Scores(
-        injected=_total(by_rule, "injected", catalogue),
-        hygiene=_total(by_rule, "hygiene", catalogue),
-        by_rule=by_rule,
-        rule_recall=named / max(planted, 1),
-        fix_exact=exact / max(planted_found, 1),
-        false_per_100_clean=100 * false_on_clean / max(clean, 1),
-        validity=valid / max(len(examples), 1),
-    )
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    macro_f1: Estimate
+    joint: Estimate
+    rule_recall: Estimate
+    fix_exact: Estimate
+    hygiene_precision: Estimate
+    hygiene_recall: Estimate
+    hygiene_f1: Estimate
+    macro_hygiene_f1: Estimate
+    joint_hygiene: Estimate
+    hygiene_natural_f1: Estimate
+    false_per_100_clean: Estimate
+    injected_per_100_natural: Estimate
+    realistic_precision: Estimate
+    validity: Estimate
 
 
 class Outcome(msgspec.Struct):
@@ -111,26 +83,76 @@ class Outcome(msgspec.Struct):
     false: list[AnswerFinding]
 
 
-def _match(truths: list[AnswerFinding], said: list[AnswerFinding]) -> Outcome:
-    """Pair each truth with at most one finding of the same rule and line."""
+def match(truths: Sequence[AnswerFinding], said: Sequence[AnswerFinding]) -> Outcome:
+    """Pair each truth with at most one finding of the same rule and line: the first that was said."""
     outcome = Outcome([], [], list(said))
     for truth in truths:
         same = next((f for f in outcome.false if (f.rule, f.line) == (truth.rule, truth.line)), None)
         if same is None:
             outcome.missed.append(truth)
         else:
-            outcome.false.remove(same)
+            outcome.false = [finding for finding in outcome.false if finding is not same]
             outcome.found.append((truth, same))
     return outcome
 
 
-def _total(by_rule: dict[str, Detection], origin: str, catalogue: Catalogue) -> Detection:
-    rules = [by_rule[rule.id] for rule in catalogue.rules if rule.origin == origin]
-    return Detection(
-        sum(rule.found for rule in rules),
-        sum(rule.missed for rule in rules),
-        sum(rule.false for rule in rules),
+def score(examples: Sequence[Example], said: Sequence[Said], catalogue: Catalogue, seed: int = 0) -> Scores:
+    """Score what one model said. Findings of an answer that is not valid do not count as found.
+
+    Args:
+        seed: of the bootstrap.
+    """
+    tallies = tally(examples, said, catalogue)
+    intervals = bootstrap_intervals(tallies, seed)
+    estimates: dict[str, Any] = {
+        name: Estimate(float(values[0]), *intervals[name])
+        for name, values in measures(tallies, np.ones((1, len(examples)))).items()
+    }
+    everywhere = np.ones(len(examples), dtype=bool)
+    hygiene = tallies.origin == "hygiene"
+    return Scores(
+        injected=_detection(tallies, everywhere, tallies.origin == "injected"),
+        hygiene=_detection(tallies, everywhere, hygiene),
+        hygiene_natural=_detection(tallies, tallies.planted == "", hygiene),
+        hygiene_planted=_detection(tallies, tallies.planted == "hygiene", hygiene),
+        by_rule={
+            rule: _detection(tallies, everywhere, np.array([rule == each for each in catalogue.ids]))
+            for rule in catalogue.ids
+        },
+        **estimates,
     )
+
+
+def tally(examples: Sequence[Example], said: Sequence[Said], catalogue: Catalogue) -> Tallies:
+    """Count each unit by itself."""
+    place = {rule: index for index, rule in enumerate(catalogue.ids)}
+    tallies = Tallies.empty([rule.origin for rule in catalogue.rules], len(examples))
+    for unit, (example, each) in enumerate(zip(examples, said, strict=True)):
+        outcome = match(example.findings, each.findings)
+        for truth, finding in outcome.found:
+            tallies.found[unit, place[truth.rule]] += 1
+            exact = (truth.at, truth.fix) == (finding.at, finding.fix)
+            tallies.exact[unit] += exact and catalogue[truth.rule].origin == "injected"
+        for finding in outcome.missed:
+            tallies.missed[unit, place[finding.rule]] += 1
+        for finding in outcome.false:
+            tallies.false[unit, place[finding.rule]] += 1
+        named = {finding.rule for finding in each.findings}
+        tallies.named[unit] = sum(
+            truth.rule in named for truth in example.findings if catalogue[truth.rule].origin == "injected"
+        )
+        tallies.clean[unit] = not example.findings
+        tallies.valid[unit] = each.valid
+        if example.planted is not None:
+            tallies.planted[unit] = catalogue[example.planted].origin
+            # Natural code may break the planted hygiene rule too: then all of them must be found.
+            tallies.joint[unit] = all(finding.rule != example.planted for finding in outcome.missed)
+    return tallies
+
+
+def _detection(tallies: Tallies, units: np.ndarray, rules: np.ndarray) -> Detection:
+    chosen = np.ix_(units, rules)
+    return Detection(*(int(counts[chosen].sum()) for counts in (tallies.found, tallies.missed, tallies.false)))
 
 
 _WORD = re.compile(r"[A-Za-z_]\w{2,}")
@@ -156,48 +178,3 @@ def term_retention(examples: Sequence[Example], teacher: Sequence[str], student:
         kept += len(terms & own)
         total += len(terms)
     return kept / max(total, 1)
-
-
-def choose_thresholds(
-    examples: Sequence[Example],
-    texts: Sequence[str],
-    confidences: Sequence[Sequence[float]],
-    catalogue: Catalogue,
-    precision: float,
-) -> dict[str, float]:
-    """For each rule the lowest confidence from which on its findings on held-out code are right often enough.
-
-    Args:
-        confidences: of each answer's findings, in order. precision: the share that must be right.
-
-    Returns:
-        A threshold for every rule; 0.9 where no confidence reaches the precision, 0.5 for a rule that was
-        never reported.
-    """
-    seen: dict[str, list[tuple[float, bool]]] = {rule: [] for rule in catalogue.ids}
-    for example, text, sure in zip(examples, texts, confidences, strict=True):
-        answer = read_answer(text, example, catalogue)
-        # Only answers in the compact form have confidences; a grammar allows no other when serving.
-        if answer is None or len(sure) != len(answer.findings):
-            continue
-        true = {(finding.rule, finding.line) for finding in example.findings}
-        texts_of_unit = [line.text for line in example.unit.lines]
-        for finding, confidence in zip(answer.findings, sure, strict=True):
-            line = placed_line(finding, texts_of_unit)
-            if line is not None:
-                seen[finding.rule].append((confidence, (finding.rule, line) in true))
-    return {rule: _threshold(points, precision) for rule, points in seen.items()}
-
-
-def _threshold(points: list[tuple[float, bool]], precision: float) -> float:
-    if not points:
-        return 0.5
-    ranked = sorted(points, reverse=True)
-    right, best = 0, 0.9
-    for count, (confidence, correct) in enumerate(ranked, start=1):
-        right += correct
-        # Findings of equal confidence are shown together or not at all.
-        last = count == len(ranked) or ranked[count][0] < confidence
-        if last and right / count >= precision:
-            best = confidence
-    return round(min(max(best - 1e-4, 0.05), 0.95), 4)

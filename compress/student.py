@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.rules import Catalogue
-from compress.data.tokens import TokenDataset, collate
+from compress.data.batches import collate
+from compress.data.tokens import TokenDataset
 from compress.errors import RecipeError
 from compress.recipe import Recipe, Shape
 from compress.scratch import make_model

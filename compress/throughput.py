@@ -21,7 +21,8 @@ class Throughput(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.tokens, self.started = state.num_input_tokens_seen, time.perf_counter()
 
-    def on_train_end(self, args, state, control, model: nn.Module, **kwargs):
+    def on_train_end(self, args, state, control, **kwargs):
+        model: nn.Module = kwargs["model"]
         seconds = time.perf_counter() - self.started
         speed = (state.num_input_tokens_seen - self.tokens) / seconds
         parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -20,7 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from compress.data.tokens import TokenBudgetBatches, TokenDataset, collate
+from compress.data.batches import Notes, PackedBatches, TokenBudgetBatches, collate, collate_packed, padded_width
+from compress.data.tokens import TokenDataset
 from compress.losses import cross_entropy_sum, in_chunks, predicting_positions
 from compress.recipe import Train
 from compress.throughput import Throughput
@@ -75,11 +76,17 @@ class AnswerTrainer(Trainer):
         seed: int,
         description: str,
     ) -> None:
-        self.batches = (
-            TokenBudgetBatches(dataset.lengths, train.max_tokens_per_batch, seed)
-            if train.max_tokens_per_batch is not None
-            else None
-        )
+        self.batches: TokenBudgetBatches | PackedBatches | None = None
+        data_collator = functools.partial(collate, pad_token_id=tokenizer.pad_token_id, notes=self.notes)
+        if train.packing:
+            assert train.max_tokens_per_batch is not None, "the recipe was validated"
+            width = padded_width(max(dataset.lengths))
+            self.batches = PackedBatches(dataset.lengths, train.max_tokens_per_batch, width, seed)
+            data_collator = functools.partial(
+                collate_packed, pad_token_id=tokenizer.pad_token_id, width=width, notes=self.notes
+            )
+        elif train.max_tokens_per_batch is not None:
+            self.batches = TokenBudgetBatches(dataset.lengths, train.max_tokens_per_batch, seed)
         self.dataset, self.out, self.tokenizer = dataset, out, tokenizer
         if not torch.cuda.is_available():
             # On CPUs the fused kernel's backward pass takes three times as long as plain matrix products.
@@ -92,11 +99,14 @@ class AnswerTrainer(Trainer):
             model=model,
             args=training_arguments(train, out, seed),
             train_dataset=dataset,
-            data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
+            data_collator=data_collator,
             processing_class=tokenizer,
             callbacks=[_ProgressBar(description), Throughput(description, train.bf16)],
         )
         self.remove_callback(PrinterCallback)
+
+    # What a subclass needs to know of each token, laid out with the batch.
+    notes: Notes | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         if self.batches is None:
@@ -126,8 +136,12 @@ class AnswerTrainer(Trainer):
 
     def last_hidden_states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """What the head turns into logits: [B, S, H]. Logits are made only where a loss looks."""
+        packed = "position_ids" in inputs  # then the positions say what may see what
         return decoder(model)(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            input_ids=inputs["input_ids"],
+            attention_mask=None if packed else inputs["attention_mask"],
+            position_ids=inputs["position_ids"] if packed else None,
+            use_cache=False,
         ).last_hidden_state
 
     def loss_sum(

@@ -9,8 +9,11 @@ import msgspec
 import pytest
 import yaml
 
+from bundle.manifest import Manifest
 from bundle.rules import load_catalogue
 from compress import recipe
+from compress.evaluate import Evaluation
+from compress.scores import Scores
 from compress.stages import STAGES
 from serve.client.cli import build_parser
 from serve.settings import ENVIRONMENT_PREFIX, Settings
@@ -83,7 +86,10 @@ def test_the_keys_of_evaluate_export_and_gate_are_there_with_their_defaults() ->
     }
 
 
-@pytest.mark.parametrize("kind", [recipe.Recipe, recipe.Student, recipe.Scratch, recipe.Lora])
+@pytest.mark.parametrize(
+    "kind",
+    [recipe.Recipe, recipe.Student, recipe.Scratch, recipe.Lora, recipe.Ramp, recipe.HiddenLoss, recipe.AttentionLoss],
+)
 def test_other_keys_of_a_recipe_are_named(kind: type[msgspec.Struct]) -> None:
     text = section("compress.md", "The recipe")
     assert [name for name in kind.__struct_fields__ if f"`{name}`" not in text] == []
@@ -107,6 +113,16 @@ def test_every_option_of_the_check_is_there() -> None:
     options = re.findall(r"^\| `(--[a-z-]+)", section("check.md", "Options"), re.MULTILINE)
     parser: argparse.ArgumentParser = build_parser()
     assert set(options) == set(re.findall(r"--[a-z-]+", parser.format_usage()))
+
+
+def test_every_measure_of_an_evaluation_is_defined() -> None:
+    text = section("evaluation.md", "The measures")
+    assert [name for name in Scores.__struct_fields__ if f"`{name}`" not in text] == []
+
+
+def test_every_key_of_a_report_and_of_a_manifest_is_there() -> None:
+    assert set(table("compress.md", "The report")) >= set(Evaluation.__struct_fields__)
+    assert set(table("bundle.md", "The manifest")) >= set(Manifest.__struct_fields__)
 
 
 def test_every_rule_is_there_with_its_severity() -> None:

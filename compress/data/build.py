@@ -3,7 +3,7 @@
 import hashlib
 import random
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,11 @@ class DataSummary(msgspec.Struct, frozen=True):
     findings: dict[str, dict[str, int]]
 
 
+def split_in(data: Data, project: str) -> str:
+    """Which split of a recipe's corpus a project belongs to."""
+    return split_of(project, data.split_seed, data.holdout, data.test_fraction, data.validation_fraction)
+
+
 def corpus_fingerprint(sources: Iterable[SourceFile]) -> str:
     """One hash over the content of every file of a corpus."""
     digest = hashlib.sha256()
@@ -53,6 +58,7 @@ def build_examples(
     catalogue: Catalogue,
     seed: int,
     out: Path,
+    names: Sequence[str] = ("train", "validation", "test"),
 ) -> DataSummary:
     """Write train.jsonl, validation.jsonl, test.jsonl and summary.json into `out`.
 
@@ -60,19 +66,20 @@ def build_examples(
     units are written natural, and again with each kind of defect they offer, so that an evaluation can
     mix them at any rate.
 
+    Args:
+        names: the splits to write; `sources` need hold no other.
+
     Raises:
         RecipeError: the corpus leaves a split empty.
     """
     units, unreadable, duplicates = _distinct_units(data, sources)
     labels = hygiene_labels([source.file for source in sources], catalogue)
-    splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[Example]] = {name: [] for name in names}
     held_out = set()
     with Progress(transient=True) as progress:
         for source, unit in progress.track(units, description="examples"):
             natural = natural_example(source.project, source.path, unit, labels.get(source.file, []))
-            split = split_of(
-                source.project, data.split_seed, data.holdout, data.test_fraction, data.validation_fraction
-            )
+            split = split_in(data, source.project)
             place = f"{seed}:{source.project}:{source.path}:{unit.name}:{unit.start_line}"
             if split == "train":
                 for draw in range(data.draws):
@@ -135,7 +142,9 @@ def _at_most_per_project(units: list[tuple[SourceFile, Unit]], most: int, seed: 
     by_project: dict[str, list[tuple[SourceFile, Unit]]] = {}
     for source, unit in units:
         by_project.setdefault(source.project, []).append((source, unit))
-    rng = random.Random(seed)
+    # Each project by its own, so that which units are taken does not depend on what else is in the corpus.
     return [
-        pair for owned in by_project.values() for pair in (owned if len(owned) <= most else rng.sample(owned, most))
+        pair
+        for project, owned in by_project.items()
+        for pair in (owned if len(owned) <= most else random.Random(f"{seed}:{project}").sample(owned, most))
     ]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -62,12 +62,15 @@ class ProjectInfo(msgspec.Struct, frozen=True):
     licence: str
 
 
-def find_sources(corpus: list[str], cache: Path) -> tuple[list[SourceFile], list[ProjectInfo]]:
+def find_sources(
+    corpus: list[str], cache: Path, wanted: Callable[[str], bool] = lambda project: True
+) -> tuple[list[SourceFile], list[ProjectInfo]]:
     """Every Python file of a corpus, sorted by project and path.
 
     Args:
         corpus: `stdlib`, a folder, the name of an installed package, or `pypi:name==version`.
         cache: where published packages are kept once downloaded.
+        wanted: which projects to take, by name; published packages that are not wanted are not fetched.
 
     Raises:
         RecipeError: an entry that is none of these, or an entry without Python files.
@@ -75,11 +78,14 @@ def find_sources(corpus: list[str], cache: Path) -> tuple[list[SourceFile], list
     files: list[SourceFile] = []
     projects: list[ProjectInfo] = []
     for entry in corpus:
+        if entry.startswith(PUBLISHED) and not wanted(entry.removeprefix(PUBLISHED).partition("==")[0]):
+            continue
         found, infos = _sources_of(entry, cache)
         if not found:
             raise RecipeError(f"data.corpus: {entry!r} has no Python files; name a folder or package with code")
-        files += found
-        projects += infos
+        taken = [source for source in found if wanted(source.project)]
+        files += taken
+        projects += infos if taken else []
     files.sort(key=lambda source: (source.project, source.path))
     return files, projects
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bundle.answer import CLOSING, CLOSING_FINDINGS, Answer, parse_answer
-from bundle.confidence import finding_confidences
+from bundle.confidence import calibrated, finding_confidences
 from bundle.manifest import Bundle
 from bundle.prompt import Prompt
 from bundle.units import Unit
@@ -219,7 +219,8 @@ class Analyzer:
         if stream.finish_reason == "length":
             return _UnitResult(skipped="the answer did not fit the context", usage=usage)
         answer: Answer = parse_answer(text.decode())
-        confidences = finding_confidences((token.data, token.logprob) for token in tokens)
+        raw = finding_confidences((token.data, token.logprob) for token in tokens)
+        confidences = [calibrated(confidence, self._manifest.calibration) for confidence in raw]
         return _UnitResult(
             candidates=locate(unit, answer, confidences, self._catalogue),
             sentence=answer.summary.strip() if with_summary else "",

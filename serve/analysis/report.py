@@ -40,8 +40,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to look at.
 
     Lines and columns count from 1 and the end column is exclusive. `confidence` is the probability the
-    student gave to reporting this rule on this line. `fingerprint` names the finding without its line
-    number, so that it survives edits elsewhere in the file.
+    student gave to reporting this rule on this line, calibrated where its bundle says how. `fingerprint` names
+    the finding without its line number, so that it survives edits elsewhere in the file.
     """
 
     rule: str

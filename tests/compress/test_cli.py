@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
 from bundle.manifest import open_bundle
+from compress.data.corpus import split_of
+from compress.evaluate import Evaluation
 from tests.compress.test_examples import make_projects
 
 
@@ -140,3 +143,51 @@ def test_what_a_recipe_points_at_is_missing(workplace: Path, override: str, said
 def test_an_unknown_stage_names_those_there_are(workplace: Path) -> None:
     said = refused(compress(workplace, "run", "small.yaml", "--from", "training"))
     assert "--from training: no such stage; the stages are data, teacher" in said
+
+
+def test_evaluate_scores_a_checkpoint_on_held_out_projects_alone(workplace: Path) -> None:
+    # A package that is nowhere to be had: it is a training project, so nobody asks for it.
+    corpus = yaml.safe_load((workplace / "small.yaml").read_text())["data"]["corpus"]
+    overrides = ["--set", f"data.corpus={[*corpus, 'pypi:no-such-package-18==1.0']}"]
+    assert split_of("no-such-package-18", 11, [], 0.3, 0.2) == "train"
+    arguments = ["evaluate", "teacher", "--recipe", "small.yaml", *overrides]
+    result = compress(workplace, *arguments)
+
+    assert result.returncode == 0, result.stderr
+    out = workplace / "runs" / "small" / "evaluate-teacher"
+    for title in (
+        "by rule",
+        "overall, with 95% intervals",
+        "synthetic beside natural",
+        "confidence",
+        "no model at all",
+    ):
+        assert title in result.stdout
+    for line in ("off-by-one", "1 defect in 100 units: precision", "always clean", "ruff alone"):
+        assert line in result.stdout
+    assert not (out / "data" / "train.jsonl").exists()
+    evaluation = msgspec.json.decode((out / "report.json").read_bytes(), type=Evaluation)
+    assert [row.model for row in evaluation.rows] == ["teacher"]
+    assert evaluation.rows[0].shown is not None
+    page = (out / "report.html").read_text()
+    assert "ruff alone" in page and "Gate" not in page
+
+    again = compress(workplace, *arguments)
+    assert again.stdout.count("unchanged, skipped") == 2
+    assert again.stdout.split("quality on")[1] == result.stdout.split("quality on")[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("no/such-model", "cannot load 'no/such-model': neither a folder nor a model of the hub"),
+        ("code", "code is not a checkpoint: it has no config.json"),
+    ],
+)
+def test_evaluate_of_what_is_no_checkpoint(workplace: Path, model: str, said: str) -> None:
+    result = compress(workplace, "evaluate", model, "--recipe", "small.yaml")
+    assert said in " ".join(refused(result).split())
+
+
+def test_evaluate_needs_a_recipe(tmp_path: Path) -> None:
+    assert "the following arguments are required: --recipe" in refused(compress(tmp_path, "evaluate", "teacher"))

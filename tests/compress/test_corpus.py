@@ -141,3 +141,10 @@ def test_fractions_are_those_of_projects() -> None:
     assert splits["test"] / 4000 == pytest.approx(0.15, abs=0.02)
     assert splits["validation"] / 4000 == pytest.approx(0.05, abs=0.02)
     assert {split_of("any", 11, [], 1.0, 0.0), split_of("any", 11, [], 0.0, 1.0)} == {"test", "validation"}
+
+
+def test_a_published_package_that_is_not_wanted_is_not_fetched(folder: Path, tmp_path: Path) -> None:
+    corpus = [str(folder), "stdlib", "pypi:no-such-package-17==1.0"]
+    sources, projects = find_sources(corpus, tmp_path, wanted=lambda project: project in ("shop", "textwrap"))
+    assert {source.project for source in sources} == {"shop", "textwrap"}
+    assert [info.project for info in projects] == ["shop", "stdlib"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bundle.answer import answer_schema
 from bundle.rules import Catalogue, load_catalogue
 from bundle.units import UnitLine, cut_units
+from compress.answers import read_answer
 from compress.data.build import DataSummary, build_examples
 from compress.data.corpus import find_sources, split_of
 from compress.data.examples import (
@@ -30,7 +31,6 @@ from compress.data.examples import (
 from compress.data.hygiene import Label, hygiene_labels
 from compress.errors import RecipeError
 from compress.recipe import Data
-from compress.scores import read_answer
 
 CATALOGUE = load_catalogue()
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -307,3 +307,25 @@ def test_units_know_their_true_lines_after_planting(data: Data, tmp_path: Path) 
 
 def true_to(lines: list[str], line: UnitLine) -> bool:
     return lines[line.number - 1][line.removed :] == line.text
+
+
+def test_held_out_units_are_the_same_whether_or_not_training_projects_are_there(data: Data, tmp_path: Path) -> None:
+    """But for what stands in a training project too."""
+    data = msgspec.structs.replace(data, max_units_per_project=3)
+    build(data, tmp_path / "whole")
+
+    def wanted(project: str) -> bool:
+        return split_of(project, data.split_seed, [], 0.3, 0.2) != "train"
+
+    sources, projects = find_sources(data.corpus, tmp_path, wanted)
+    (tmp_path / "part").mkdir()
+    build_examples(data, sources, projects, CATALOGUE, 7, tmp_path / "part", ("validation", "test"))
+    for name in ("validation", "test"):
+        whole, part = (
+            {(e.project, e.unit.name, e.planted): e for e in read_examples(tmp_path / folder / f"{name}.jsonl")}
+            for folder in ("whole", "part")
+        )
+        shared = whole.keys() & part.keys()
+        assert len(shared) > 0.5 * len(part)
+        assert all(whole[key] == part[key] for key in shared)
+    assert not (tmp_path / "part" / "train.jsonl").exists()

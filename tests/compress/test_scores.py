@@ -1,23 +1,13 @@
 """From answers and known truth to numbers, each worked out by hand beside it."""
 
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bundle.answer import Answer, AnswerFinding, write_answer
 from bundle.rules import load_catalogue
 from bundle.units import Unit, UnitLine
+from compress.answers import read_answer, read_said, shown
 from compress.data.examples import Example
-from compress.scores import (
-    Detection,
-    choose_thresholds,
-    length_retention,
-    read_answer,
-    score,
-    term_retention,
-)
+from compress.scores import Detection, Scores, length_retention, score, term_retention
 
 CATALOGUE = load_catalogue()
 UNIT = Unit(
@@ -36,12 +26,18 @@ OPERATOR = AnswerFinding("wrong-operator", 3, "+", "-")
 BARE = AnswerFinding("bare-except", 1, "def", None)
 
 
-def example(*findings: AnswerFinding) -> Example:
-    return Example("project", "m.py", UNIT, findings, None)
+def example(*findings: AnswerFinding, planted: str | None = None) -> Example:
+    return Example("project", "m.py", UNIT, findings, planted)
 
 
 def answer(*findings: AnswerFinding, summary: str = "") -> str:
     return write_answer(Answer(findings, summary))
+
+
+def scored(examples: list[Example], texts: list[str]) -> Scores:
+    """The scores of answers as they were written."""
+    said = [read_said(text, [], each, CATALOGUE) for text, each in zip(texts, examples, strict=True)]
+    return score(examples, said, CATALOGUE)
 
 
 def test_precision_recall_and_f1_by_hand() -> None:
@@ -68,32 +64,32 @@ def test_one_set_of_answers_by_hand() -> None:
         answer(OPERATOR),  # false on clean code
         answer(),
     ]
-    scores = score(examples, texts, CATALOGUE)
+    scores = scored(examples, texts)
 
     assert scores.injected == Detection(found=2, missed=1, false=3)
     assert scores.hygiene == Detection(found=1, missed=0, false=0)
     assert scores.by_rule["wrong-operator"] == Detection(found=0, missed=1, false=3)
-    assert scores.rule_recall == pytest.approx(3 / 3)
-    assert scores.fix_exact == pytest.approx(1 / 2)
-    assert scores.false_per_100_clean == pytest.approx(100 * 1 / 2)
-    assert scores.validity == 1.0
+    assert scores.rule_recall.value == pytest.approx(3 / 3)
+    assert scores.fix_exact.value == pytest.approx(1 / 2)
+    assert scores.false_per_100_clean.value == pytest.approx(100 * 1 / 2)
+    assert scores.validity.value == 1.0
 
 
 def test_a_truth_is_matched_once_and_a_repeated_finding_is_false() -> None:
-    scores = score([example(OFF_BY_ONE)], [answer(OFF_BY_ONE, OFF_BY_ONE)], CATALOGUE)
+    scores = scored([example(OFF_BY_ONE)], [answer(OFF_BY_ONE, OFF_BY_ONE)])
     assert scores.injected == Detection(found=1, missed=0, false=1)
 
 
 def test_two_truths_of_one_rule_and_line_need_two_findings() -> None:
     truths = example(OFF_BY_ONE, OFF_BY_ONE)
-    assert score([truths], [answer(OFF_BY_ONE)], CATALOGUE).injected == Detection(1, 1, 0)
-    assert score([truths], [answer(OFF_BY_ONE, OFF_BY_ONE)], CATALOGUE).injected == Detection(2, 0, 0)
+    assert scored([truths], [answer(OFF_BY_ONE)]).injected == Detection(1, 1, 0)
+    assert scored([truths], [answer(OFF_BY_ONE, OFF_BY_ONE)]).injected == Detection(2, 0, 0)
 
 
 def test_the_right_line_with_another_rule_is_missed_and_false() -> None:
-    scores = score([example(OFF_BY_ONE)], [answer(COMPARISON)], CATALOGUE)
+    scores = scored([example(OFF_BY_ONE)], [answer(COMPARISON)])
     assert scores.injected == Detection(found=0, missed=1, false=1)
-    assert scores.rule_recall == 0.0
+    assert scores.rule_recall.value == 0.0
 
 
 INVALID = {
@@ -107,29 +103,34 @@ INVALID = {
 
 def test_a_finding_that_contradicts_itself_is_left_out_as_it_is_when_served() -> None:
     misplaced = AnswerFinding("off-by-one", 1, "nowhere", None)
-    scores = score([example(OFF_BY_ONE)], [answer(OFF_BY_ONE, misplaced)], CATALOGUE)
+    scores = scored([example(OFF_BY_ONE)], [answer(OFF_BY_ONE, misplaced)])
     assert scores.injected == Detection(found=1, missed=0, false=0)
-    assert scores.validity == 1.0
+    assert scores.validity.value == 1.0
 
 
 @pytest.mark.parametrize("text", INVALID.values(), ids=INVALID)
 def test_an_invalid_answer_finds_nothing_even_where_part_of_it_was_right(text: str) -> None:
-    scores = score([example(OFF_BY_ONE), example()], [text, text], CATALOGUE)
+    scores = scored([example(OFF_BY_ONE), example()], [text, text])
     assert read_answer(text, example(), CATALOGUE) is None
     assert scores.injected == Detection(found=0, missed=1, false=0)
-    assert (scores.validity, scores.false_per_100_clean) == (0.0, 0.0)
+    assert (scores.validity.value, scores.false_per_100_clean.value) == (0.0, 0.0)
 
 
 def test_false_findings_are_counted_a_hundred_clean_units() -> None:
     clean, said = [example()] * 8, [answer(OFF_BY_ONE, OPERATOR), answer(BARE), *[answer()] * 6]
     flawed, too_much = example(COMPARISON), answer(COMPARISON, OPERATOR)
-    scores = score([*clean, flawed], [*said, too_much], CATALOGUE)
-    assert scores.false_per_100_clean == pytest.approx(100 * 3 / 8), "what is false on flawed code is apart"
+    scores = scored([*clean, flawed], [*said, too_much])
+    assert scores.false_per_100_clean.value == pytest.approx(100 * 3 / 8), "what is false on flawed code is apart"
 
 
 def test_no_units_give_zeros_and_no_error() -> None:
-    scores = score([], [], CATALOGUE)
-    assert (scores.validity, scores.rule_recall, scores.fix_exact, scores.false_per_100_clean) == (0, 0, 0, 0)
+    scores = scored([], [])
+    assert (
+        scores.validity.value,
+        scores.rule_recall.value,
+        scores.fix_exact.value,
+        scores.false_per_100_clean.value,
+    ) == (0, 0, 0, 0)
 
 
 def test_as_many_answers_as_units_are_needed() -> None:
@@ -139,13 +140,18 @@ def test_as_many_answers_as_units_are_needed() -> None:
 
 def test_the_truth_itself_scores_one() -> None:
     examples = [example(OFF_BY_ONE), example(COMPARISON, OPERATOR), example(BARE), example()]
-    scores = score(examples, [each.answer_text for each in examples], CATALOGUE)
-    assert (scores.injected.f1, scores.hygiene.f1, scores.fix_exact, scores.validity) == (1.0, 1.0, 1.0, 1.0)
+    scores = scored(examples, [each.answer_text for each in examples])
+    assert (scores.injected.f1, scores.hygiene.f1, scores.fix_exact.value, scores.validity.value) == (
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    )
 
 
 def test_always_clean_finds_nothing_and_says_nothing_false() -> None:
-    scores = score([example(OFF_BY_ONE), example()], [answer(), answer()], CATALOGUE)
-    assert (scores.injected.f1, scores.false_per_100_clean, scores.validity) == (0.0, 0.0, 1.0)
+    scores = scored([example(OFF_BY_ONE), example()], [answer(), answer()])
+    assert (scores.injected.f1, scores.false_per_100_clean.value, scores.validity.value) == (0.0, 0.0, 1.0)
 
 
 def test_length_retention_by_hand() -> None:
@@ -163,64 +169,61 @@ def test_term_retention_by_hand() -> None:
     assert term_retention([example()], [taught], [answer(COMPARISON, summary="Nothing alike")]) == 0.0
 
 
-def thresholds(points: list[tuple[float, bool]], precision: float) -> float:
-    """The threshold of off-by-one for findings of these confidences, right or not."""
-    examples = [example(OFF_BY_ONE) if right else example() for _, right in points]
-    texts = [answer(OFF_BY_ONE)] * len(points)
-    chosen = choose_thresholds(examples, texts, [[sure] for sure, _ in points], CATALOGUE, precision)
-    return chosen["off-by-one"]
+def test_a_fix_that_changes_nothing_drops_its_finding_as_it_does_when_served() -> None:
+    idle = AnswerFinding("off-by-one", 2, "1", "1")
+    assert scored([example()], [answer(idle)]).injected == Detection(0, 0, 0)
 
 
-def test_a_threshold_lets_in_as_much_as_the_precision_allows() -> None:
-    points = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.5, False), (0.4, False)]
-    # Right among those shown from each confidence on: 1, 1, 2/3, 3/4, 3/5, 3/6.
-    assert thresholds(points, 0.99) == pytest.approx(0.8, abs=1e-3)
-    assert thresholds(points, 0.75) == pytest.approx(0.6, abs=1e-3)
-    assert thresholds(points, 0.6) == pytest.approx(0.5, abs=1e-3)
-    assert thresholds(points, 0.5) == pytest.approx(0.4, abs=1e-3)
+def test_planted_and_natural_units_are_told_apart() -> None:
+    examples = [
+        example(BARE),  # as written
+        example(),
+        example(OFF_BY_ONE, BARE, planted="off-by-one"),
+        example(COMPARISON, planted="wrong-comparison"),
+        example(BARE, planted="bare-except"),
+    ]
+    texts = [answer(), answer(OPERATOR), answer(OFF_BY_ONE), answer(OPERATOR), answer(BARE)]
+    scores = scored(examples, texts)
+    assert scores.joint.value == pytest.approx(1 / 2)
+    assert scores.joint_hygiene.value == 1.0
+    assert scores.hygiene_natural == Detection(found=0, missed=1, false=0)
+    assert scores.hygiene_planted == Detection(found=1, missed=0, false=0)
+    assert scores.injected_per_100_natural.value == pytest.approx(100 * 1 / 2)
 
 
-def test_findings_of_one_confidence_stand_or_fall_together() -> None:
-    assert thresholds([(0.6, True), (0.6, False), (0.6, False)], 0.7) == pytest.approx(0.9, abs=1e-3)
-    assert thresholds([(0.6, True), (0.6, True), (0.6, False)], 0.6) == pytest.approx(0.6, abs=1e-3)
+def test_planted_hygiene_is_found_when_every_finding_of_its_rule_is() -> None:
+    twice = example(BARE, AnswerFinding("bare-except", 3, "return", None), planted="bare-except")
+    assert scored([twice], [answer(BARE)]).joint_hygiene.value == 0.0
+    assert scored([twice], [twice.answer_text]).joint_hygiene.value == 1.0
 
 
-def test_a_rule_that_is_never_right_and_one_never_seen_have_set_thresholds() -> None:
-    chosen = choose_thresholds([example()], [answer(OFF_BY_ONE)], [[0.99]], CATALOGUE, 0.7)
-    assert chosen["off-by-one"] == pytest.approx(0.9, abs=1e-3)
-    assert chosen["wrong-operator"] == 0.5
-    assert set(chosen) == set(CATALOGUE.ids)
+def test_macro_f1_is_the_mean_over_the_rules_that_occur() -> None:
+    examples = [example(OFF_BY_ONE)] * 3 + [example(OPERATOR)]
+    texts = [answer(OFF_BY_ONE), answer(OFF_BY_ONE), answer(OFF_BY_ONE), answer(COMPARISON)]
+    scores = scored(examples, texts)
+    assert scores.macro_f1.value == pytest.approx((1.0 + 0.0) / 2), "what was only said falsely does not occur"
+    assert scores.injected.f1 == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
 
 
-def test_answers_that_are_invalid_or_have_no_confidences_are_left_out() -> None:
+def test_precision_at_one_defect_in_a_hundred_units_by_hand() -> None:
+    planted = [example(OFF_BY_ONE, planted="off-by-one")] * 4
+    natural = [example()] * 50
+    texts = [answer(OFF_BY_ONE)] * 3 + [answer()] + [answer(OPERATOR)] + [answer()] * 49
+    # Of 100 units one is flawed and found 3 times in 4; every unit has 1/50 false findings.
+    expected = 0.01 * 3 / 4 / (0.01 * 3 / 4 + 1 / 50)
+    assert scored(planted + natural, texts).realistic_precision.value == pytest.approx(expected)
+
+
+def test_only_what_is_sure_enough_for_its_rule_is_shown() -> None:
+    text = answer(OFF_BY_ONE, COMPARISON, OPERATOR)
+    said = [read_said(text, [0.9, 0.5, 0.4], example(), CATALOGUE)]
+    thresholds = dict.fromkeys(CATALOGUE.ids, 0.5) | {"off-by-one": 0.95}
+    assert [finding.rule for finding in shown(said, thresholds)[0].findings] == ["wrong-comparison"]
+    assert shown(said, dict.fromkeys(CATALOGUE.ids, 0.0)) == said
+
+
+def test_a_finding_without_a_confidence_counts_and_is_never_shown() -> None:
     spaced = answer(OFF_BY_ONE).replace(":", ": ")  # readable, but not the form whose tokens have confidences
-    assert read_answer(spaced, example(), CATALOGUE) is not None
-    chosen = choose_thresholds([example(), example()], [spaced, "no answer"], [[], []], CATALOGUE, 0.7)
-    assert set(chosen.values()) == {0.5}
-
-
-@given(
-    st.lists(st.tuples(st.floats(0.06, 0.94), st.booleans()), min_size=1, max_size=30),
-    st.tuples(st.floats(0.05, 1.0), st.floats(0.05, 1.0)).map(sorted),
-)
-def test_a_higher_precision_never_lowers_a_reachable_threshold(points, precisions: list[float]) -> None:
-    def reachable(precision: float) -> bool:
-        return any(share_right(points, sure) >= precision for sure, _ in points)
-
-    lower, higher = precisions
-    if reachable(higher):
-        assert thresholds(points, lower) <= thresholds(points, higher)
-
-
-@given(st.lists(st.tuples(st.sampled_from([n / 10 for n in range(1, 10)]), st.booleans()), min_size=1), st.randoms())
-def test_what_a_reachable_threshold_shows_is_right_often_enough(points, rng: random.Random) -> None:
-    chosen = thresholds(points, 0.7)
-    if any(share_right(points, sure) >= 0.7 for sure, _ in points):
-        assert share_right(points, chosen) >= 0.7
-    rng.shuffle(points)
-    assert thresholds(points, 0.7) == chosen, "the order of the units does not matter"
-
-
-def share_right(points: list[tuple[float, bool]], threshold: float) -> float:
-    shown = [right for sure, right in points if sure >= threshold]
-    return sum(shown) / len(shown)
+    said = [read_said(spaced, [], example(OFF_BY_ONE), CATALOGUE)]
+    assert score([example(OFF_BY_ONE)], said, CATALOGUE).injected.found == 1
+    assert shown(said, dict.fromkeys(CATALOGUE.ids, 0.0))[0].findings == ()

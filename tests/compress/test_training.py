@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from compress.data.tokens import TokenBudgetBatches, collate, padded_width, tokenize_example
+from compress.data.batches import PackedBatches, TokenBudgetBatches, collate, collate_packed, first_fit, padded_width
+from compress.data.tokens import tokenize_examples
 from compress.distill import DistillTrainer, train_student
 from compress.logits import SoftLabels, soft_label_key, write_soft_labels
 from compress.losses import IGNORED
@@ -16,7 +19,7 @@ from compress.training import AnswerTrainer, last_whole_checkpoint
 
 @pytest.fixture
 def soft_labels(dataset, model, tiny_checkpoint, tokenizer, tmp_path) -> SoftLabels:
-    key = soft_label_key(dataset, tiny_checkpoint, 2.0, 16, len(tokenizer))
+    key = soft_label_key(dataset, tiny_checkpoint, Distill(temperature=2.0, top_k=16), len(tokenizer))
     write_soft_labels(model, dataset, key, tokenizer.pad_token_id, tmp_path / "labels")
     return SoftLabels(tmp_path / "labels", key)
 
@@ -74,8 +77,8 @@ def test_only_answers_are_labelled_and_eos_is_one_of_them(examples, prompt, toke
     documented = next(example for example in examples if example.has_summary)
     plain = next(example for example in examples if not example.has_summary)
     rows = [
-        {"index": place, "tokens": tokenize_example(example, prompt, tokenizer.eos_token_id)}
-        for place, example in enumerate((documented, plain))
+        {"index": place, "tokens": tokens}
+        for place, tokens in enumerate(tokenize_examples([documented, plain], prompt, tokenizer.eos_token_id))
     ]
     batch = collate(rows, tokenizer.pad_token_id)
     texts = [tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=False) for labels in batch["labels"]]
@@ -93,6 +96,39 @@ def test_batches_hold_every_row_once_within_the_budget_and_repeat_by_seed() -> N
     assert list(TokenBudgetBatches(lengths, budget=256, seed=3)) == first
     batches.set_epoch(1)
     assert list(batches) != first
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60), seed=st.integers(0, 9))
+def test_packed_batches_hold_every_row_once_and_fit(lengths: list[int], seed: int) -> None:
+    batches = list(PackedBatches(lengths, budget=160, width=40, seed=seed))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        places = first_fit([lengths[row] for row in batch], width=40)
+        assert max(places) < 4
+        for place in set(places):
+            assert sum(lengths[row] for row, at in zip(batch, places, strict=True) if at == place) <= 40
+
+
+def test_a_packed_example_gives_the_logits_it_gives_alone(dataset, model, tokenizer) -> None:
+    width = max(dataset.lengths) * 2
+    rows = [dataset[index] for index in range(6)]
+    packed = collate_packed(rows, tokenizer.pad_token_id, width)
+    assert packed["input_ids"].shape[0] < 6
+    with torch.no_grad():
+        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False).logits
+        places = first_fit([len(row["tokens"].ids) for row in rows], width)
+        for row, place in zip(rows, places, strict=True):
+            ids = torch.tensor([row["tokens"].ids])
+            alone = model(input_ids=ids, use_cache=False).logits[0]
+            starts = [
+                start
+                for start in range(width - ids.shape[1] + 1)
+                if torch.equal(packed["input_ids"][place, start : start + ids.shape[1]], ids[0])
+                and packed["position_ids"][place, start] == 0
+            ]
+            torch.testing.assert_close(
+                together[place, starts[0] : starts[0] + ids.shape[1]], alone, atol=1e-4, rtol=1e-3
+            )
 
 
 def test_alpha_follows_its_schedule_and_is_logged(dataset, tiny_checkpoint, tokenizer, soft_labels, tmp_path) -> None:

@@ -2,18 +2,23 @@
 
 import argparse
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
+from tokenizers import Tokenizer
 
 from bundle import units
 from bundle.manifest import BundleError, open_bundle
+from bundle.prompt import Prompt
 from bundle.units import UnparsableCode, cut_units
-from serve.analysis.analyzer import BinaryInput, UnknownRules, UnsupportedLanguage
+from serve.analysis.analyzer import AnalysisRequest, Analyzer, BinaryInput, UnknownRules, UnsupportedLanguage
 from serve.analysis.local import LocalAnalyzer
 from serve.analysis.report import Report
+from serve.engine.base import GenerationRequest, Token
 
 FUNCTION = "def f(a):\n    return a[1]\n"
 
@@ -125,3 +130,40 @@ def test_a_path_without_a_known_extension_is_taken_for_the_bundles_language(anal
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json"):
         LocalAnalyzer(tmp_path)
+
+
+class OneAnswer:
+    """An engine whose student is right about `FUNCTION`, and half sure of it."""
+
+    name = "onnx"
+    cached_tokens = 0
+    finish_reason = "stop"
+
+    @asynccontextmanager
+    async def submit(self, request: GenerationRequest) -> AsyncIterator["OneAnswer"]:
+        yield self
+
+    async def __aiter__(self) -> AsyncIterator[Token]:
+        yield Token(0, b'{"findings":[', 0.0, True)
+        yield Token(1, b'{"rule":"off-by-one","line":2,', math.log(0.5), False)
+        yield Token(2, b'"at":"1","fix":"0"}],"summary":""}', 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "threshold", "confidences"),
+    [
+        ((), 0.4, [0.5]),
+        ((), 0.6, []),
+        (((0.0, 0.0), (0.5, 0.3), (1.0, 1.0)), 0.4, []),
+        (((0.0, 0.0), (0.5, 0.7), (1.0, 1.0)), 0.6, [0.7]),
+    ],
+)
+async def test_thresholds_are_compared_with_calibrated_confidences_and_those_are_shown(
+    tiny_bundle: Path, calibration, threshold: float, confidences: list[float]
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration, thresholds={"off-by-one": threshold})
+    prompt = Prompt(bundle.prompt_template, bundle.catalogue, Tokenizer.from_file(str(bundle.tokenizer_file)))
+    analyzer = Analyzer(msgspec.structs.replace(bundle, manifest=manifest), prompt, OneAnswer(), units_at_once=1)
+    report = await analyzer.analyze(AnalysisRequest(code=FUNCTION))
+    assert [finding.confidence for finding in report.findings] == confidences

@@ -1,4 +1,4 @@
-"""A finding's confidence: the decisions that made it, however the tokenizer cuts them."""
+"""A finding's confidence: the decisions that made it, however the tokenizer cuts them; and how it is calibrated."""
 
 import math
 from itertools import pairwise
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.confidence import finding_confidences
+from bundle.confidence import calibrated, check_calibration, finding_confidences
 
 P = math.log(0.5)
 Q = math.log(0.1)
@@ -63,3 +63,47 @@ def test_bytes_may_be_cut_anywhere(cuts: set[int]) -> None:
         start, end = pieces[doubtful]
         decides = start < last and end > first
         assert finding_confidences(tokens) == pytest.approx([0.5 if decides else 1.0])
+
+
+KNOTS = ((0.0, 0.0), (0.5, 0.2), (0.9, 0.7), (1.0, 0.95))
+
+
+def test_between_two_knots_the_calibrated_confidence_lies_on_a_line() -> None:
+    for raw, expected in ((0.0, 0.0), (0.25, 0.1), (0.5, 0.2), (0.7, 0.45), (0.9, 0.7), (0.95, 0.825), (1.0, 0.95)):
+        assert calibrated(raw, KNOTS) == pytest.approx(expected)
+
+
+def test_without_knots_a_confidence_stays_as_it_is() -> None:
+    check_calibration(())
+    assert calibrated(0.3, ()) == 0.3
+
+
+@given(
+    knots=st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)), max_size=8),
+    raw=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_a_calibration_that_passes_the_check_never_changes_an_order(knots, raw: tuple[float, float]) -> None:
+    curve = ((0.0, 0.0), *zip(sorted(x for x, _ in knots), sorted(y for _, y in knots), strict=True), (1.0, 1.0))
+    if len({x for x, _ in curve}) < len(curve) or len({y for _, y in curve}) < len(curve):
+        return
+    check_calibration(curve)
+    lower, higher = sorted(raw)
+    assert 0 <= calibrated(lower, curve) <= calibrated(higher, curve) <= 1
+    if higher - lower > 1e-6 and min(b[1] - a[1] for a, b in pairwise(curve)) > 1e-3:
+        assert calibrated(lower, curve) < calibrated(higher, curve)
+
+
+@pytest.mark.parametrize(
+    ("knots", "said"),
+    [
+        (((0.1, 0.0), (1.0, 1.0)), "does not lead from raw confidence 0 to 1"),
+        (((0.0, 0.0), (0.9, 1.0)), "does not lead from raw confidence 0 to 1"),
+        (((0.0, -0.1), (1.0, 1.0)), "leaves 0..1"),
+        (((0.0, 0.0), (1.0, 1.1)), "leaves 0..1"),
+        (((0.0, 0.5), (0.5, 0.5), (1.0, 1.0)), r"does not rise from \[0.0, 0.5\] to \[0.5, 0.5\]"),
+        (((0.0, 0.0), (0.5, 0.2), (0.5, 0.3), (1.0, 1.0)), r"does not rise from \[0.5, 0.2\] to \[0.5, 0.3\]"),
+    ],
+)
+def test_a_calibration_that_could_change_an_order_is_refused(knots, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_calibration(knots)
