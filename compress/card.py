@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from compress.data.build import DataSummary
 from compress.data.tokens import load_tokenizer
 from compress.evaluate import Evaluation
+from compress.evaluation.tables import detail_tables
 from compress.recipe import Recipe
-from compress.tables import detail_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from compress.console import make_console, quiet_libraries
 from compress.errors import GateError, RecipeError, StageError
-from compress.recipe import load_recipe
+from compress.recipe_file import load_recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     with console.status("loading"):
         quiet_libraries()
-        from compress.evaluate_checkpoint import evaluate_checkpoint
+        from compress.evaluation.checkpoint import evaluate_checkpoint
 
     name = Path(options.model).name
     evaluate_checkpoint(options.model, recipe, options.out or Path("runs") / recipe.name / f"evaluate-{name}", console)

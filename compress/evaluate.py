@@ -12,16 +12,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bundle.confidence import Calibration
 from bundle.rules import Catalogue
-from compress.answers import Said, answer_confidences, answer_text, read_said, shown, with_calibration
-from compress.baselines import always_clean, ruff_alone
-from compress.calibrate import choose_thresholds, expected_calibration_error, fit_calibration, judge
 from compress.data.examples import Example, read_examples
 from compress.data.tokens import load_tokenizer, make_prompt
-from compress.generate import Decoding, answers_from_checkpoint, answers_from_onnx
-from compress.generated import Answers
-from compress.held_out import held_out_units
+from compress.evaluation.answers import Said, answer_confidences, answer_text, read_said, shown, with_calibration
+from compress.evaluation.baselines import always_clean, ruff_alone
+from compress.evaluation.calibrate import choose_thresholds, expected_calibration_error, fit_calibration, judge
+from compress.evaluation.generate import Decoding, answers_from_checkpoint, answers_from_onnx
+from compress.evaluation.generated import Answers
+from compress.evaluation.held_out import held_out_units
+from compress.evaluation.scores import Scores, length_retention, score, term_retention
 from compress.recipe import Gate, Recipe
-from compress.scores import Scores, length_retention, score, term_retention
 from compress.student import head_dimension
 
 _TIMED_UNITS = 16

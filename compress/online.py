@@ -184,7 +184,8 @@ def _projection(student: PreTrainedModel, teacher: PreTrainedModel) -> nn.Linear
 
     They have one vocabulary. For a student cut from its teacher this undoes the cut as far as it can be undone.
     """
-    own, taught = (model.get_input_embeddings().weight.detach().float() for model in (student, teacher))
+    embeddings: list[Any] = [model.get_input_embeddings() for model in (student, teacher)]
+    own, taught = (each.weight.detach().float() for each in embeddings)
     rows = min(len(own), len(taught))  # weights may be padded beyond the vocabulary
     projection = nn.Linear(own.shape[1], taught.shape[1], bias=False)
     projection.weight.data = torch.linalg.lstsq(own[:rows], taught[:rows].to(own.device)).solution.T.contiguous()

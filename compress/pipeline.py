@@ -19,6 +19,7 @@ from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prom
 from compress.distill import train_student
 from compress.errors import GateError
 from compress.evaluate import Candidate, Evaluation, evaluate_models
+from compress.evaluation.tables import detail_tables, score_tables
 from compress.export.onnx import export_onnx
 from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
 from compress.quantize import quantize_nf4
@@ -26,7 +27,6 @@ from compress.recipe import Recipe
 from compress.report import write_report
 from compress.stages import Run
 from compress.student import start_student
-from compress.tables import detail_tables, score_tables
 from compress.teacher import checkpoint_fingerprint, prepare_teacher
 
 CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"

@@ -8,7 +8,7 @@ import matplotlib
 import msgspec
 
 from compress.evaluate import Evaluation, Row
-from compress.tables import detail_tables, score_tables
+from compress.evaluation.tables import detail_tables, score_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
-from compress.code_training import CodeAndAnswerTrainer, LossWeights
 from compress.data.examples import Example, read_examples, rule_counts
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt
 from compress.errors import RecipeError
+from compress.from_scratch import CodeAndAnswerTrainer, LossWeights
 from compress.recipe import Lora, Recipe, Teacher
 from compress.scratch import answer_parts, make_teacher
 from compress.training import AnswerTrainer

@@ -13,7 +13,7 @@ from bundle.manifest import Manifest
 from bundle.rules import load_catalogue
 from compress import recipe
 from compress.evaluate import Evaluation
-from compress.scores import Scores
+from compress.evaluation.scores import Scores
 from compress.stages import STAGES
 from serve.client.cli import build_parser
 from serve.settings import ENVIRONMENT_PREFIX, Settings

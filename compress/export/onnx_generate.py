@@ -12,7 +12,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 
-from compress.generated import Generated
+from compress.evaluation.generated import Generated
 
 
 class OnnxLoop:

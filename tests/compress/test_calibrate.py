@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bundle.confidence import calibrated, check_calibration
 from bundle.rules import load_catalogue
-from compress.answers import read_said
-from compress.calibrate import (
+from compress.evaluation.answers import read_said
+from compress.evaluation.calibrate import (
     LEAST_FINDINGS,
     LEAST_OF_A_RULE,
     NEVER,

@@ -8,15 +8,16 @@ import msgspec
 import pytest
 
 from bundle.rules import load_catalogue
-from compress.baselines import always_clean
-from compress.calibrate import choose_thresholds
 from compress.card import publish_teacher, training_loops
 from compress.data.build import DataSummary
 from compress.data.corpus import ProjectInfo
 from compress.data.examples import Example
 from compress.evaluate import Baseline, Confidence, Evaluation, Row
-from compress.recipe import Recipe, load_recipe
-from compress.scores import score
+from compress.evaluation.baselines import always_clean
+from compress.evaluation.calibrate import choose_thresholds
+from compress.evaluation.scores import score
+from compress.recipe import Recipe
+from compress.recipe_file import load_recipe
 
 CATALOGUE = load_catalogue()
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano-teacher.yaml"

@@ -134,7 +134,10 @@ def seen_by(model, batch, tokens: int):
     mask, targets = predicting_positions(batch["labels"])
     return {
         "logits": out.logits[mask][:, :tokens].tolist(),
-        "states": [state[mask] for state in out.hidden_states],
+        "states": {
+            "answer": [state[mask] for state in out.hidden_states],
+            "all": [state[batch["attention_mask"].bool()] for state in out.hidden_states],
+        },
         "attention": [weights.mean(1)[mask].tolist() for weights in out.attentions],
         "projections": projections,
         "mask": mask,
@@ -144,14 +147,18 @@ def seen_by(model, batch, tokens: int):
 
 LAYER_LOSSES = [
     {"hidden": HiddenLoss(weight=0.7, kind="mse", layer_map=[1, 2])},
+    {"hidden": HiddenLoss(weight=0.7, kind="mse", layer_map=[1, 2], positions="all")},
     {"hidden": HiddenLoss(weight=0.7, kind="cosine", layer_map={1: 3})},
     {"attention": AttentionLoss(weight=0.1, kind="averaged_heads", layer_map={1: 1, 2: 3})},
     {"attention": AttentionLoss(weight=0.1, kind="relations", layer_map={2: 2})},
 ]
 
 
+LAYER_LOSS_NAMES = ["mse", "mse everywhere", "cosine", "averaged_heads", "relations"]
+
+
 @pytest.mark.parametrize("objective", ["forward_kl", "mse"])
-@pytest.mark.parametrize("losses", [{}, *LAYER_LOSSES], ids=["logits", "mse", "cosine", "averaged_heads", "relations"])
+@pytest.mark.parametrize("losses", [{}, *LAYER_LOSSES], ids=["logits", *LAYER_LOSS_NAMES])
 def test_the_loss_is_the_plain_weighted_sum_over_answer_positions(
     objective, losses, dataset, batch, tiny_checkpoint, tokenizer, teacher, tmp_path
 ) -> None:
@@ -171,10 +178,10 @@ def test_the_loss_is_the_plain_weighted_sum_over_answer_positions(
         pairs = zip(own["logits"], taught["logits"], strict=True)
         expected += 0.7 * sum(sum((a - b) ** 2 for a, b in zip(*rows, strict=True)) / len(rows[0]) for rows in pairs)
     if distill.hidden is not None:
-        kind, total = distill.hidden.kind, 0.0
+        kind, where, total = distill.hidden.kind, distill.hidden.positions, 0.0
         for place, (mine, theirs) in enumerate([(1, 2), (2, 3)] if kind == "mse" else [(1, 3)]):
-            projected = own["states"][mine] @ trainer.model.hidden_projections[place].weight.T
-            for a, b in zip(projected.tolist(), taught["states"][theirs].tolist(), strict=True):
+            projected = own["states"][where][mine] @ trainer.model.hidden_projections[place].weight.T
+            for a, b in zip(projected.tolist(), taught["states"][where][theirs].tolist(), strict=True):
                 if kind == "mse":
                     total += sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a) / 2
                 else:
@@ -197,7 +204,7 @@ def test_the_loss_is_the_plain_weighted_sum_over_answer_positions(
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("losses", LAYER_LOSSES, ids=["mse", "cosine", "averaged_heads", "relations"])
+@pytest.mark.parametrize("losses", LAYER_LOSSES, ids=LAYER_LOSS_NAMES)
 def test_gradient_checkpointing_changes_no_gradient(
     losses, dataset, batch, tiny_checkpoint, tokenizer, teacher, tmp_path
 ) -> None:
@@ -215,7 +222,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     assert not torch.allclose(loss_and_gradients(without, batch)[1][name], found[1][name], rtol=1e-2)
 
 
-@pytest.mark.parametrize("losses", LAYER_LOSSES, ids=["mse", "cosine", "averaged_heads", "relations"])
+@pytest.mark.parametrize("losses", LAYER_LOSSES, ids=LAYER_LOSS_NAMES)
 def test_packed_examples_have_the_loss_of_padded_ones(
     losses, dataset, batch, tiny_checkpoint, tokenizer, teacher, tmp_path
 ) -> None:
@@ -338,6 +345,17 @@ def test_every_term_is_logged_as_a_mean_over_answer_tokens(
     parts = [logged["cross_entropy"], logged["divergence"], logged["hidden"], logged["attention"]]
     weighted = sum(weight * part for weight, part in zip((0.25, 0.75 * 4.0, 0.5, 0.1), parts, strict=True))
     assert weighted == pytest.approx(logged["loss"], rel=2e-2), "the loss averages over steps, the terms over tokens"
+
+
+def test_a_projection_starts_as_the_best_map_between_the_embeddings(
+    dataset, tiny_checkpoint, tokenizer, teacher, tmp_path
+) -> None:
+    distill = Distill(teacher="online", hidden=HiddenLoss())
+    model = online(tiny_checkpoint, tokenizer, dataset, teacher, distill, tmp_path).model
+    own, taught = (each.get_input_embeddings().weight.detach() for each in (model, teacher))
+    left = own @ model.hidden_projections[0].weight.T.detach() - taught
+    # Least squares leaves nothing that the student's embeddings could still explain.
+    assert (own.T @ left).abs().max() < 1e-3 * (own.T @ taught).abs().max()
 
 
 def test_equal_widths_need_no_projection(dataset, tiny_checkpoint, tokenizer, model, tmp_path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from compress.errors import RecipeError
-from compress.recipe import AttentionLoss, Distill, HiddenLoss, Ramp, load_recipe
+from compress.recipe import AttentionLoss, Distill, HiddenLoss, Ramp
+from compress.recipe_file import load_recipe
 
 HEAD = "name: small\ndata: {corpus: [stdlib]}\nteacher: {model: some/teacher}\nstudent: {model: some/student}\n"
 

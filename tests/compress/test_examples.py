@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from bundle.answer import answer_schema
 from bundle.rules import Catalogue, load_catalogue
 from bundle.units import UnitLine, cut_units
-from compress.answers import read_answer
 from compress.data.build import DataSummary, build_examples
 from compress.data.corpus import find_sources, split_of
 from compress.data.examples import (
@@ -30,6 +29,7 @@ from compress.data.examples import (
 )
 from compress.data.hygiene import Label, hygiene_labels
 from compress.errors import RecipeError
+from compress.evaluation.answers import read_answer
 from compress.recipe import Data
 
 CATALOGUE = load_catalogue()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from compress.checkpoint_generate import CheckpointLoop, computing_dtype
 from compress.data.tokens import TokenDataset
-from compress.generate import Decoding, answers_from_checkpoint, token_budget_batches
+from compress.evaluation.checkpoint_generate import CheckpointLoop, computing_dtype
+from compress.evaluation.generate import Decoding, answers_from_checkpoint, token_budget_batches
 from compress.quantize import quantize_nf4
 
 MOST = 12
@@ -42,7 +42,7 @@ def by_hand(model: torch.nn.Module, prompt: list[int], eos: int) -> tuple[list[i
 def test_a_batch_answers_as_greedy_decoding_by_hand(
     tiny_checkpoint: Path, model, prompts, tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.checkpoint_generate.computing_dtype", lambda: torch.float32)
+    monkeypatch.setattr("compress.evaluation.checkpoint_generate.computing_dtype", lambda: torch.float32)
     loop = CheckpointLoop(tiny_checkpoint, tokenizer.eos_token_id, tokenizer.pad_token_id, MOST)
     for prompt, answer in zip(prompts, loop.answer(prompts), strict=True):
         ids, logprobs = by_hand(model.eval(), prompt, tokenizer.eos_token_id)

@@ -11,12 +11,12 @@ import pytest
 
 from bundle.rules import load_catalogue
 from bundle.units import cut_units
-from compress.baselines import always_clean, ruff_alone
 from compress.data.examples import Example, natural_example, planted_example
 from compress.data.hygiene import hygiene_labels
-from compress.held_out import held_out_units
+from compress.evaluation.baselines import always_clean, ruff_alone
+from compress.evaluation.held_out import held_out_units
+from compress.evaluation.scores import score
 from compress.recipe import Evaluate
-from compress.scores import score
 
 CATALOGUE = load_catalogue()
 INJECTED = [rule.id for rule in CATALOGUE.rules if rule.origin == "injected"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.measures import DRAWS, Tallies, bootstrap_intervals, measures
+from compress.evaluation.measures import DRAWS, Tallies, bootstrap_intervals, measures
 
 ORIGINS = ["injected", "injected", "hygiene"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compress.errors import RecipeError
-from compress.recipe import load_recipe
+from compress.recipe_file import load_recipe
 
 MINIMAL = """
 name: small

@@ -5,9 +5,9 @@ import pytest
 from bundle.answer import Answer, AnswerFinding, write_answer
 from bundle.rules import load_catalogue
 from bundle.units import Unit, UnitLine
-from compress.answers import read_answer, read_said, shown
 from compress.data.examples import Example
-from compress.scores import Detection, Scores, length_retention, score, term_retention
+from compress.evaluation.answers import read_answer, read_said, shown
+from compress.evaluation.scores import Detection, Scores, length_retention, score, term_retention
 
 CATALOGUE = load_catalogue()
 UNIT = Unit(

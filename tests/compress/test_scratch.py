@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bundle.answer import CLOSING_FINDINGS, OPENING
-from compress.code_training import CodeAndAnswerTrainer, LossWeights, token_notes
 from compress.data.examples import Example
 from compress.data.tokens import TokenDataset, make_prompt
+from compress.from_scratch import CodeAndAnswerTrainer, LossWeights, token_notes
 from compress.recipe import Scratch, Train
 from compress.scratch import answer_parts, make_teacher
 

@@ -6,8 +6,8 @@ import msgspec
 from rich.table import Table
 
 from compress.evaluate import Evaluation
-from compress.measures import REALISTIC_RATE
-from compress.scores import Estimate, Scores
+from compress.evaluation.measures import REALISTIC_RATE
+from compress.evaluation.scores import Estimate, Scores
 
 
 class Grid(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from compress.generated import Generated
+from compress.evaluation.generated import Generated
 
 
 def computing_dtype() -> torch.dtype:

@@ -9,9 +9,9 @@ import numpy as np
 
 from bundle.answer import AnswerFinding
 from bundle.rules import Catalogue
-from compress.answers import Said
 from compress.data.examples import Example
-from compress.measures import Tallies, bootstrap_intervals, measures
+from compress.evaluation.answers import Said
+from compress.evaluation.measures import Tallies, bootstrap_intervals, measures
 
 
 class Detection(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class Estimate(msgspec.Struct, frozen=True):
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """What one model's findings on the held-out units are worth. Shares are 0..1.
 
-    The estimates are the measures of `compress.measures`, by their names there.
+    The estimates are the measures of `compress.evaluation.measures`, by their names there.
     """
 
     injected: Detection

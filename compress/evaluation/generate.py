@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from compress.console import quiet_libraries
-from compress.generated import Answers, Generated
+from compress.evaluation.generated import Answers, Generated
 
 Prompts = Sequence[Sequence[int]]
 
@@ -85,7 +85,7 @@ def _onnx_worker(model: Path, head_dim: int, prompts: Prompts, decoding: Decodin
 def _checkpoint_worker(folder: Path, prompts: Prompts, decoding: Decoding) -> Answers:
     import torch
 
-    from compress.checkpoint_generate import CheckpointLoop
+    from compress.evaluation.checkpoint_generate import CheckpointLoop
 
     quiet_libraries()
     loop = CheckpointLoop(folder, decoding.eos_token_id, decoding.pad_token_id, decoding.max_answer_tokens)

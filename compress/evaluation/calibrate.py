@@ -9,9 +9,9 @@ from scipy.optimize import isotonic_regression
 
 from bundle.confidence import Calibration
 from bundle.rules import Catalogue
-from compress.answers import Said
 from compress.data.examples import Example
-from compress.scores import match
+from compress.evaluation.answers import Said
+from compress.evaluation.scores import match
 
 LEAST_FINDINGS = 30  # fewer are no ground for a curve
 LEAST_OF_A_RULE = 5  # a rule reported less often takes the threshold of all rules together
@@ -34,7 +34,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 def judge(examples: Sequence[Example], said: Sequence[Said]) -> list[Judged]:
-    """Every finding that has a confidence, as `compress.scores` would count it."""
+    """Every finding that has a confidence, as `compress.evaluation.scores` would count it."""
     judged = []
     for example, each in zip(examples, said, strict=True):
         right = {id(finding) for _, finding in match(example.findings, each.findings).found}

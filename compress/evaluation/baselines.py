@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bundle.rules import Catalogue
 from bundle.units import Unit, UnitLine
-from compress.answers import NOTHING, Said
 from compress.data.examples import Example, natural_example
 from compress.data.hygiene import hygiene_labels
+from compress.evaluation.answers import NOTHING, Said
 
 
 def always_clean(examples: Sequence[Example]) -> list[Said]:

@@ -12,11 +12,11 @@ from compress.data.build import build_examples, corpus_fingerprint, split_in
 from compress.data.corpus import find_sources
 from compress.errors import RecipeError
 from compress.evaluate import Candidate, evaluate_models
+from compress.evaluation.tables import detail_tables, score_tables
 from compress.pipeline import CORPUS_CACHE, read_evaluation
 from compress.recipe import Recipe
 from compress.report import write_report
 from compress.stages import Run
-from compress.tables import detail_tables, score_tables
 
 _HELD_OUT = ("validation", "test")
 _CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")

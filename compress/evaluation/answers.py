@@ -9,7 +9,7 @@ from bundle.answer import Answer, AnswerFinding, parse_answer, placed_line
 from bundle.confidence import Calibration, calibrated, finding_confidences
 from bundle.rules import Catalogue
 from compress.data.examples import Example
-from compress.generated import Generated
+from compress.evaluation.generated import Generated
 
 
 class Said(msgspec.Struct, frozen=True):
