@@ -119,7 +119,7 @@ def write_soft_labels(
     key: SoftLabelKey,
     pad_token_id: int,
     folder: Path,
-    tokens_per_batch: int = 16384,
+    tokens_per_batch: int = 8192,
 ) -> None:
     """One pass of the teacher over the dataset, in shards that are each written whole.
 
