@@ -92,7 +92,8 @@ def placed_line(finding: AnswerFinding, texts: Sequence[str]) -> int | None:
     """The line (from 1) a finding is about, or None when it contradicts itself.
 
     A student may name the wrong line and still quote the right text. Where `at` does not occur exactly once
-    on the line it names, but exactly once in the whole unit, the text decides.
+    on the line it names, but exactly once in the whole unit, the text decides. A name does not
+    occur in a longer one: `dir` is not in `dirname`.
 
     Args:
         texts: the unit's lines.
@@ -106,6 +107,9 @@ def placed_line(finding: AnswerFinding, texts: Sequence[str]) -> int | None:
 
 
 def _once(at: str, text: str) -> bool:
-    """Whether `at` occurs exactly once, overlaps counted: "--" stands twice in "---"."""
+    """Whether `at` occurs exactly once, overlaps counted: "--" stands twice in "---". A name must stand alone."""
     first = text.find(at)
-    return first >= 0 and text.find(at, first + 1) < 0
+    if first < 0 or text.find(at, first + 1) >= 0:
+        return False
+    around = text[:first][-1:] + text[first + len(at) :][:1]
+    return not (at.isidentifier() and any(character == "_" or character.isalnum() for character in around))

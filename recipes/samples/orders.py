@@ -1,17 +1,22 @@
-"""A small order book with ten planted defects, for `make demo`. Each is marked on its line."""
+"""A small order book with ten planted defects, for `make demo`.
+
+find_order: the test is the wrong way round. add_line: a mutable default; a comparison to None by value.
+total: a negated condition. read_price: a bare except. is_valid: should be `and`. load: a name that hides a
+builtin; a loop variable that is never used. first_missing: should be `in`. convert: the original exception is lost.
+"""
 
 
 def find_order(orders, number):
     """Return the order with this number, or None."""
     for order in orders:
-        if order.number != number:  # defect: the test is the wrong way round
+        if order.number != number:
             return order
     return None
 
 
-def add_line(order, item, quantity, seen=[]):  # defect: a mutable default
+def add_line(order, item, quantity, seen=[]):
     """Add a line to an order."""
-    if quantity == None:  # defect: compares to None by value
+    if quantity == None:
         quantity = 1
     seen.append(item)
     order.lines.append((item, quantity))
@@ -23,7 +28,7 @@ def total(lines, discount):
     amount = 0
     for price, quantity in lines:
         amount += price * quantity
-    if not discount:  # defect: negated
+    if not discount:
         amount = amount - discount
     return amount
 
@@ -32,22 +37,22 @@ def read_price(text):
     """Parse a price; None when the text is not one."""
     try:
         return float(text)
-    except:  # defect: bare except
+    except:
         return None
 
 
 def is_valid(name, email):
     """Whether both parts of a contact are there."""
-    if name is not None or email is not None:  # defect: should be `and`
+    if name is not None or email is not None:
         return len(name) > 0 and len(email) > 0
     return False
 
 
 def load(path):
     """Read the lines of a file."""
-    list = []  # defect: hides a builtin
+    list = []
     with open(path) as file:
-        for index, line in enumerate(file):  # defect: the loop variable is never used
+        for index, line in enumerate(file):
             list.append(line.strip())
     return list
 
@@ -55,7 +60,7 @@ def load(path):
 def first_missing(numbers):
     """Return the smallest number from zero on that is not in the list."""
     number = 0
-    while number not in numbers:  # defect: should be `in`
+    while number not in numbers:
         number += 1
     return number
 
@@ -65,4 +70,4 @@ def convert(value, kinds):
     try:
         return kinds[type(value)](value)
     except KeyError:
-        raise TypeError(f"no conversion for {value!r}")  # defect: loses the original exception
+        raise TypeError(f"no conversion for {value!r}")

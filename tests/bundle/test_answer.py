@@ -20,6 +20,7 @@ from bundle.answer import (
     AnswerFinding,
     answer_schema,
     parse_answer,
+    placed_line,
     write_answer,
 )
 from bundle.rules import load_catalogue
@@ -133,3 +134,21 @@ def test_the_schema_refuses_a_wrong_answer(wrong: Any) -> None:
 def test_a_malformed_answer_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_answer(text)
+
+
+@pytest.mark.parametrize(
+    ("at", "line", "placed"),
+    [
+        ("!=", 1, 1),
+        ("!=", 2, 1),  # the text decides, where it stands once in the unit
+        ("dir", 3, None),  # a part of a longer name
+        ("dirname", 2, 3),
+        ("a", 3, None),  # twice on its line
+        ("absent", 1, None),
+        ("", 1, None),
+        ("!=", 4, None),  # no such line
+    ],
+)
+def test_a_finding_is_placed_where_its_text_stands(at: str, line: int, placed: int | None) -> None:
+    texts = ["if a != b:", "    pass", "def cd(dirname, a=a):"]
+    assert placed_line(AnswerFinding("wrong-comparison", line, at, None), texts) == placed

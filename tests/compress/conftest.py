@@ -15,7 +15,7 @@ from bundle.units import cut_units
 from compress.data.examples import Example, draw_example, natural_example
 from compress.data.tokens import TokenDataset, make_prompt
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tests run in two processes
 
 
 @pytest.fixture(scope="session")
