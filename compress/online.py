@@ -185,10 +185,10 @@ def _projection(student: PreTrainedModel, teacher: PreTrainedModel) -> nn.Linear
     They have one vocabulary. For a student cut from its teacher this undoes the cut as far as it can be undone.
     """
     embeddings: list[Any] = [model.get_input_embeddings() for model in (student, teacher)]
-    own, taught = (each.weight.detach().float() for each in embeddings)
+    own, taught = (each.weight.detach().double().cpu() for each in embeddings)
     rows = min(len(own), len(taught))  # weights may be padded beyond the vocabulary
     projection = nn.Linear(own.shape[1], taught.shape[1], bias=False)
-    projection.weight.data = torch.linalg.lstsq(own[:rows], taught[:rows].to(own.device)).solution.T.contiguous()
+    projection.weight.data = torch.linalg.lstsq(own[:rows], taught[:rows]).solution.T.float().contiguous()
     return projection
 
 

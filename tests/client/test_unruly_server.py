@@ -163,7 +163,12 @@ def test_an_interrupted_check_ends_at_once_with_130(three_files: Path) -> None:
         return HANG_UP
 
     with scripted_server(never) as server:
-        process = subprocess.Popen([COMMANDS / "deepcode-check", "a.py", "--url", server.url], cwd=three_files)
+        process = subprocess.Popen(
+            [COMMANDS / "deepcode-check", "a.py", "--url", server.url],
+            cwd=three_files,
+            # Tests that were started in the background of a shell inherit that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert asked.wait(timeout=60)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130

@@ -102,6 +102,7 @@ def test_the_loss_is_the_same_packed_or_padded(teacher, catalogue, examples, tmp
         )
         torch.manual_seed(5)
         torch.nn.init.normal_(trainer.model.line_head.weight)
+        torch.nn.init.zeros_(trainer.model.line_head.bias)
         batch = trainer.data_collator([dataset[index] for index in range(len(dataset))])
         assert (batch["input_ids"].shape[0] < len(dataset)) == packing
         losses.append(trainer.compute_loss(trainer.model, batch).item())

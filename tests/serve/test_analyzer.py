@@ -51,11 +51,13 @@ def test_every_finding_of_a_long_file_can_be_checked(long_report: Report) -> Non
 
 def test_every_unit_is_analysed_or_skipped_with_its_token_counts(long_report: Report) -> None:
     names = {unit.name for unit in cut_units(inspect.getsource(argparse))}
-    assert long_report.skipped
+    too_long = "prompt tokens and 128 for the answer exceed the context of 1024 tokens"
+    assert any(too_long in skipped.reason for skipped in long_report.skipped)
     for skipped in long_report.skipped:
         assert skipped.name in names
         assert skipped.start_line <= skipped.end_line
-        assert "prompt tokens and 128 for the answer exceed the context of 1024 tokens" in skipped.reason
+        # A random student may also write on and on.
+        assert too_long in skipped.reason or skipped.reason == "the answer did not fit the context"
 
 
 def test_usage_counts_the_shared_prefix_as_cached(long_report: Report) -> None:
