@@ -55,6 +55,11 @@ class Unit(msgspec.Struct, frozen=True):
         """The unit's own text, as a student sees it but for the line numbers."""
         return "\n".join(line.text for line in self.lines)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The lines as a student sees them: what its findings may quote."""
+        return tuple(line.text for line in self.lines)
+
     def numbered(self) -> str:
         """The unit as a student sees it: every line after its number within the unit, from 1."""
         return "\n".join(f"{number} {line.text}" for number, line in enumerate(self.lines, start=1))

@@ -5,23 +5,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import onnx
 from accelerate import init_empty_weights
 from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bundle.confidence import Calibration
+from bundle.manifest import TOKENIZER_FILE
 from bundle.rules import Catalogue
 from compress.data.examples import Example, read_examples
 from compress.data.tokens import load_tokenizer, make_prompt
 from compress.evaluation.answers import Said, answer_confidences, answer_text, read_said, shown, with_calibration
 from compress.evaluation.baselines import always_clean, ruff_alone
 from compress.evaluation.calibrate import choose_thresholds, expected_calibration_error, fit_calibration, judge
-from compress.evaluation.generate import Decoding, answers_from_checkpoint, answers_from_onnx
+from compress.evaluation.generate import Decoding, Question, answers_from_checkpoint, answers_from_onnx
 from compress.evaluation.generated import Answers
 from compress.evaluation.held_out import held_out_units
 from compress.evaluation.scores import Scores, length_retention, score, term_retention
 from compress.recipe import Gate, Recipe
+from compress.samples import SAMPLES_FILE, sample_answers, write_samples
 from compress.student import head_dimension
 
 _TIMED_UNITS = 16
@@ -41,6 +44,7 @@ class Row(msgspec.Struct, frozen=True):
     term_retention: float
     parameters: int
     bytes_on_disk: int
+    kv_bytes_per_token: int
     peak_memory_bytes: int
     tokens_per_second: float
     units_per_second: float
@@ -111,6 +115,9 @@ def evaluate_models(
     answers = {each.name: _answers(recipe, catalogue, each, examples, out, console) for each in candidates}
     texts = {each.name: _texts(each, answers[each.name]) for each in candidates}
     said = {each.name: _said(each, answers[each.name], examples, catalogue) for each in candidates}
+    unquantised = [each.name for each in candidates if each.folder == each.source]
+    side_by_side = list(dict.fromkeys([teacher.name, unquantised[-1], shipped.name]))
+    write_samples(sample_answers(examples, texts, said, side_by_side), out / SAMPLES_FILE)
 
     validation = units("validation")
     renamed = msgspec.structs.replace(shipped, name=f"{shipped.name} validation")
@@ -133,6 +140,7 @@ def evaluate_models(
             term_retention=term_retention(examples, texts[teacher.name], texts[each.name]),
             parameters=_parameters(each.source),
             bytes_on_disk=_weight_bytes(each.folder),
+            kv_bytes_per_token=_kv_bytes_per_token(each),
             peak_memory_bytes=answers[each.name].peak_memory_bytes,
             tokens_per_second=answers[each.name].tokens_per_second,
             units_per_second=answers[each.name].units_per_second,
@@ -229,8 +237,11 @@ def _answers(
         return msgspec.json.decode(kept.read_bytes(), type=Answers)
     tokenizer = load_tokenizer(each.source)
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
-    prompts = [prompt.encode(example.unit) for example in examples]
+    questions = [Question(prompt.encode(example.unit), example.unit.texts) for example in examples]
     decoding = Decoding(
+        tokenizer_file=each.source / TOKENIZER_FILE,
+        rules=catalogue.ids,
+        vocab_size=AutoConfig.from_pretrained(each.source).vocab_size,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         max_answer_tokens=recipe.evaluate.max_answer_tokens,
@@ -240,9 +251,9 @@ def _answers(
     with console.status(f"answers of {each.name}"):
         if each.is_onnx:
             head_dim = head_dimension(AutoConfig.from_pretrained(each.source))
-            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, prompts, decoding)
+            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, questions, decoding)
         else:
-            answers = answers_from_checkpoint(each.folder, prompts, decoding)
+            answers = answers_from_checkpoint(each.folder, questions, decoding)
     staged = kept.with_suffix(".tmp")
     staged.write_bytes(msgspec.json.encode(answers))
     staged.replace(kept)
@@ -257,7 +268,7 @@ def _texts(each: Candidate, answers: Answers) -> list[str]:
 def _said(each: Candidate, answers: Answers, examples: list[Example], catalogue: Catalogue) -> list[Said]:
     tokenizer: Tokenizer = load_tokenizer(each.source).backend_tokenizer
     return [
-        read_said(text, answer_confidences(answer, tokenizer), example, catalogue)
+        read_said(text, answer_confidences(answer, tokenizer), example, catalogue, answer.aided)
         for text, answer, example in zip(_texts(each, answers), answers.generated, examples, strict=True)
     ]
 
@@ -272,3 +283,14 @@ def _parameters(checkpoint: Path) -> int:
 
 def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for pattern in ("*.safetensors", "model.onnx*") for file in folder.glob(pattern))
+
+
+def _kv_bytes_per_token(each: Candidate) -> int:
+    """Keys and values of all layers for one token: as an ONNX graph declares them, else in 16 bits."""
+    config = AutoConfig.from_pretrained(each.source)
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dimension(config)
+    if not each.is_onnx:
+        return numbers * 2
+    graph = onnx.load(each.folder / "model.onnx", load_external_data=False).graph
+    kept = next(value for value in graph.input if value.name.startswith("past_key_values."))
+    return numbers * onnx.helper.tensor_dtype_to_np_dtype(kept.type.tensor_type.elem_type).itemsize

@@ -16,12 +16,14 @@ class Said(msgspec.Struct, frozen=True):
     """The findings of one answer, on the lines they stand on, each with its confidence.
 
     A confidence is None where the answer is not in the compact form that confidences are read from; the
-    grammar of a server allows no other. `valid` is False for text that is no answer: then nothing was said.
+    grammar allows no other. `valid` is False for text that is no answer, as one cut off at the longest length:
+    then nothing was said. `aided`: the grammar once forbade what the model would have written.
     """
 
     valid: bool
     findings: tuple[AnswerFinding, ...] = ()
     confidences: tuple[float | None, ...] = ()
+    aided: bool = False
 
 
 NOTHING = Said(valid=True)
@@ -39,7 +41,9 @@ def read_answer(text: str, example: Example, catalogue: Catalogue) -> Answer | N
     return answer
 
 
-def read_said(text: str, confidences: Sequence[float], example: Example, catalogue: Catalogue) -> Said:
+def read_said(
+    text: str, confidences: Sequence[float], example: Example, catalogue: Catalogue, aided: bool = False
+) -> Said:
     """One answer as it would be served.
 
     A finding is on the line its text stands on; one that contradicts itself, or whose fix changes nothing,
@@ -47,18 +51,18 @@ def read_said(text: str, confidences: Sequence[float], example: Example, catalog
 
     Args:
         confidences: of the answer's findings, in the order in which it was written.
+        aided: whether the grammar once forbade what the model would have written.
     """
     answer = read_answer(text, example, catalogue)
     if answer is None:
-        return Said(valid=False)
+        return Said(valid=False, aided=aided)
     known = confidences if len(confidences) == len(answer.findings) else [None] * len(answer.findings)
-    texts = [line.text for line in example.unit.lines]
     placed = [
         (msgspec.structs.replace(finding, line=line), confidence)
         for finding, confidence in zip(answer.findings, known, strict=True)
-        if (line := placed_line(finding, texts)) is not None and finding.fix != finding.at
+        if (line := placed_line(finding, example.unit.texts)) is not None and finding.fix != finding.at
     ]
-    return Said(True, tuple(finding for finding, _ in placed), tuple(confidence for _, confidence in placed))
+    return Said(True, tuple(finding for finding, _ in placed), tuple(sure for _, sure in placed), aided)
 
 
 def answer_text(answer: Generated, tokenizer: Tokenizer, eos_token_id: int) -> str:
@@ -95,5 +99,6 @@ def shown(said: Sequence[Said], thresholds: dict[str, float]) -> list[Said]:
             for finding, confidence in zip(each.findings, each.confidences, strict=True)
             if confidence is not None and confidence >= thresholds[finding.rule]
         ]
-        kept.append(Said(each.valid, tuple(finding for finding, _ in pairs), tuple(sure for _, sure in pairs)))
+        findings, sures = tuple(finding for finding, _ in pairs), tuple(sure for _, sure in pairs)
+        kept.append(Said(each.valid, findings, sures, each.aided))
     return kept

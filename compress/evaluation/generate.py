@@ -8,37 +8,50 @@ from pathlib import Path
 
 import msgspec
 
+from bundle.grammar import AnswerGrammar
 from compress.console import quiet_libraries
 from compress.evaluation.generated import Answers, Generated
 
-Prompts = Sequence[Sequence[int]]
+
+class Question(msgspec.Struct, frozen=True):
+    """A prompt, and the lines of the unit it is about: what the answer may name and quote."""
+
+    prompt: list[int]
+    lines: tuple[str, ...]
 
 
 class Decoding(msgspec.Struct, frozen=True):
-    """How prompts are answered: greedily, up to `max_answer_tokens` or the EOS token.
+    """How questions are answered: greedily, as the grammar allows, up to `max_answer_tokens` or the EOS token.
 
     `max_tokens_per_batch` counts prompts and answers with their padding; `timed` is how many of the last
-    prompts are answered singly, one after another, for the speed.
+    questions are answered singly, one after another, for the speed.
     """
 
+    tokenizer_file: Path
+    rules: tuple[str, ...]
+    vocab_size: int
     eos_token_id: int
     pad_token_id: int
     max_answer_tokens: int
     max_tokens_per_batch: int
     timed: int
 
+    def grammar(self) -> AnswerGrammar:
+        """What answers may be, as a server has it."""
+        return AnswerGrammar(self.tokenizer_file, self.vocab_size, (self.eos_token_id,))
 
-def answers_from_checkpoint(folder: Path, prompts: Prompts, decoding: Decoding) -> Answers:
+
+def answers_from_checkpoint(folder: Path, questions: Sequence[Question], decoding: Decoding) -> Answers:
     """Greedy answers from a transformers checkpoint (plain or bitsandbytes NF4), with log-probabilities.
 
     It computes in bf16 on a GPU and on a CPU that has instructions for it, else in fp32.
     """
-    return _in_a_process(_checkpoint_worker, folder, prompts, decoding)
+    return _in_a_process(_checkpoint_worker, folder, questions, decoding)
 
 
-def answers_from_onnx(model: Path, head_dim: int, prompts: Prompts, decoding: Decoding) -> Answers:
+def answers_from_onnx(model: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
     """Greedy answers from an ONNX export, one at a time, with log-probabilities."""
-    return _in_a_process(_onnx_worker, model, head_dim, prompts, decoding)
+    return _in_a_process(_onnx_worker, model, head_dim, questions, decoding)
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -72,32 +85,42 @@ def _speed(generated: list[Generated]) -> tuple[float, float]:
     return sum(len(answer.ids) for answer in generated) / seconds, len(generated) / seconds
 
 
-def _onnx_worker(model: Path, head_dim: int, prompts: Prompts, decoding: Decoding) -> Answers:
+def _onnx_worker(model: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
     from compress.export.onnx_generate import OnnxLoop
 
     loop = OnnxLoop(model, head_dim)
+    grammar = decoding.grammar()
     eos, most = decoding.eos_token_id, decoding.max_answer_tokens
-    generated = [loop.answer(list(prompt), eos, most) for prompt in prompts]
+    generated = [
+        loop.answer(question.prompt, eos, most, grammar.matcher(decoding.rules, question.lines))
+        for question in questions
+    ]
     tokens, units = _speed(generated[-decoding.timed :])
     return Answers(generated, _peak_memory(), tokens, units)
 
 
-def _checkpoint_worker(folder: Path, prompts: Prompts, decoding: Decoding) -> Answers:
+def _checkpoint_worker(folder: Path, questions: Sequence[Question], decoding: Decoding) -> Answers:
     import torch
 
     from compress.evaluation.checkpoint_generate import CheckpointLoop
 
     quiet_libraries()
     loop = CheckpointLoop(folder, decoding.eos_token_id, decoding.pad_token_id, decoding.max_answer_tokens)
+    grammar = decoding.grammar()
+
+    def ask(asked: Sequence[Question]) -> list[Generated]:
+        matchers = [grammar.matcher(decoding.rules, question.lines) for question in asked]
+        return loop.answer([question.prompt for question in asked], matchers)
+
     generated: dict[int, Generated] = {}
-    widths = [len(prompt) + decoding.max_answer_tokens for prompt in prompts]
+    widths = [len(question.prompt) + decoding.max_answer_tokens for question in questions]
     for batch in token_budget_batches(widths, decoding.max_tokens_per_batch):
-        generated.update(zip(batch, loop.answer([prompts[place] for place in batch]), strict=True))
+        generated.update(zip(batch, ask([questions[place] for place in batch]), strict=True))
     single = []
-    for prompt in prompts[-decoding.timed :]:
+    for question in questions[-decoding.timed :]:
         begun = time.perf_counter()
-        (answer,) = loop.answer([prompt])
+        (answer,) = ask([question])
         single.append(msgspec.structs.replace(answer, seconds=time.perf_counter() - begun))
     tokens, units = _speed(single)
     memory = torch.cuda.max_memory_allocated() if loop.device == "cuda" else _peak_memory()
-    return Answers([generated[place] for place in range(len(prompts))], memory, tokens, units)
+    return Answers([generated[place] for place in range(len(questions))], memory, tokens, units)

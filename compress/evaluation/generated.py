@@ -4,12 +4,17 @@ import msgspec
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """One greedy answer: its token ids (EOS included when reached), the natural log-probability of each, and
-    how long it took in seconds (0 where answers were made in a batch)."""
+    """One greedy answer.
+
+    `ids` are its tokens, with EOS when the model came to it; `logprobs` the natural log-probability that the
+    model itself gave each, before any grammar's mask; `seconds` how long it took (0 where answers were made in
+    a batch); `aided` whether a grammar ever forbade what the model would have written.
+    """
 
     ids: list[int]
     logprobs: list[float]
     seconds: float
+    aided: bool = False
 
 
 class Answers(msgspec.Struct, frozen=True):

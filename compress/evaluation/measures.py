@@ -20,6 +20,7 @@ class Tallies(NamedTuple):
     joint: np.ndarray  # bool [U] what was planted was found by rule and line
     clean: np.ndarray  # bool [U] nothing to find
     valid: np.ndarray  # bool [U]
+    unaided: np.ndarray  # bool [U] valid, and no grammar was needed for it
     named: np.ndarray  # int [U] injected defects whose rule was named
     exact: np.ndarray  # int [U] injected defects found with at and fix right
 
@@ -36,6 +37,7 @@ class Tallies(NamedTuple):
             joint=np.zeros(units, dtype=bool),
             clean=np.zeros(units, dtype=bool),
             valid=np.zeros(units, dtype=bool),
+            unaided=np.zeros(units, dtype=bool),
             named=np.zeros(units, dtype=np.int64),
             exact=np.zeros(units, dtype=np.int64),
         )
@@ -81,6 +83,7 @@ def measures(tallies: Tallies, weights: np.ndarray) -> dict[str, np.ndarray]:
     right = REALISTIC_RATE * result["joint"]
     result["realistic_precision"] = _share(right, right + false_a_unit)
     result["validity"] = _share(weights @ tallies.valid, weights.sum(axis=1))
+    result["unaided"] = _share(weights @ tallies.unaided, weights.sum(axis=1))
     return result
 
 

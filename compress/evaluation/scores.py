@@ -73,6 +73,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     injected_per_100_natural: Estimate
     realistic_precision: Estimate
     validity: Estimate
+    unaided: Estimate
 
 
 class Outcome(msgspec.Struct):
@@ -143,6 +144,7 @@ def tally(examples: Sequence[Example], said: Sequence[Said], catalogue: Catalogu
         )
         tallies.clean[unit] = not example.findings
         tallies.valid[unit] = each.valid
+        tallies.unaided[unit] = each.valid and not each.aided
         if example.planted is not None:
             tallies.planted[unit] = catalogue[example.planted].origin
             # Natural code may break the planted hygiene rule too: then all of them must be found.

@@ -72,13 +72,15 @@ def _cost(evaluation: Evaluation) -> Grid:
             row.model,
             f"{row.parameters / 1e6:.2f}M",
             f"{row.bytes_on_disk / 1e6:.1f}",
+            f"{row.kv_bytes_per_token:,}",
             f"{row.peak_memory_bytes / 1e6:.0f}",
             f"{row.tokens_per_second:.0f}",
             f"{row.units_per_second:.1f}",
         )
         for row in evaluation.rows
     ]
-    return Grid("what it costs", ("model", "parameters", "MB on disk", "peak MB", "tokens/s", "units/s"), rows)
+    columns = ("model", "parameters", "MB on disk", "KV bytes/token", "peak MB", "tokens/s", "units/s")
+    return Grid("what it costs", columns, rows)
 
 
 def _by_rule(evaluation: Evaluation) -> Grid:
@@ -106,6 +108,7 @@ _OVERALL: tuple[tuple[str, Callable[[Scores], Estimate], int], ...] = (
     (f"{_RARE}: precision", lambda scores: scores.realistic_precision, 3),
     (f"{_RARE}: recall", lambda scores: scores.joint, 3),
     ("valid answers", lambda scores: scores.validity, 3),
+    ("valid without the grammar's help", lambda scores: scores.unaided, 3),
 )
 
 

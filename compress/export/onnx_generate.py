@@ -12,6 +12,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 
+from bundle.grammar import AnswerMatcher
 from compress.evaluation.generated import Generated
 
 
@@ -48,18 +49,29 @@ class OnnxLoop:
         present = {name.replace("present.", "past_key_values."): array for name, array in results.items()}
         return logits[0, -1], present
 
-    def answer(self, prompt: list[int], eos_token_id: int, most: int) -> Generated:
-        """The greedy continuation of one prompt, with each token's log-probability."""
+    def answer(
+        self, prompt: list[int], eos_token_id: int, most: int, matcher: AnswerMatcher | None = None
+    ) -> Generated:
+        """The greedy continuation of one prompt, with each token's log-probability.
+
+        Args:
+            matcher: says what may be written, at the start of the answer; None: anything.
+        """
         begun = time.perf_counter()
         logits, past = self.step(prompt, self.past, 0)
         ids: list[int] = []
         logprobs: list[float] = []
+        aided = False
         while True:
-            token = int(logits.argmax())
-            shifted = logits - logits.max()
+            token = free = int(logits.argmax())
+            if matcher is not None:
+                token = int(np.where(matcher.allowed(), logits, -np.inf).argmax())
+                matcher.consume(token)
+                aided |= token != free
+            shifted = logits - logits[free]
             logprobs.append(float(shifted[token] - np.log(np.exp(shifted).sum())))
             ids.append(token)
-            if token == eos_token_id or len(ids) >= most:
+            if token == eos_token_id or len(ids) >= most or (matcher is not None and matcher.finished):
                 break
             logits, past = self.step([token], past, len(prompt) + len(ids) - 1)
-        return Generated(ids=ids, logprobs=logprobs, seconds=time.perf_counter() - begun)
+        return Generated(ids=ids, logprobs=logprobs, seconds=time.perf_counter() - begun, aided=aided)

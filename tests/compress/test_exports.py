@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from bundle.answer import parse_answer
+from bundle.grammar import AnswerGrammar
 from compress.data.tokens import TokenDataset
 from compress.export.onnx import ExportError, export_onnx
 from compress.export.onnx_generate import OnnxLoop
@@ -44,6 +46,20 @@ def test_greedy_answers_are_torchs(float_export: Path, model, dataset: TokenData
     answer = OnnxLoop(float_export, HEAD_DIM).answer(prompt, tokenizer.eos_token_id, most=20)
     assert answer.ids == written.tolist()
     assert len(answer.logprobs) == len(answer.ids) and max(answer.logprobs) <= 0
+
+
+def test_a_grammar_holds_in_the_plain_loop(
+    float_export: Path, tiny_checkpoint: Path, model, dataset: TokenDataset, tokenizer
+) -> None:
+    """A model of noise, held to the grammar, writes an answer that quotes the unit."""
+    lines = ("def first(items):", "    return items[0]")
+    grammar = AnswerGrammar(tiny_checkpoint / "tokenizer.json", model.config.vocab_size, (tokenizer.eos_token_id,))
+    prompt = dataset.rows[0].ids[: dataset.rows[0].answer_start]
+    matcher = grammar.matcher(("off-by-one",), lines)
+    answer = OnnxLoop(float_export, HEAD_DIM).answer(prompt, tokenizer.eos_token_id, most=2000, matcher=matcher)
+    said = parse_answer(tokenizer.decode(answer.ids, skip_special_tokens=True))
+    assert answer.aided
+    assert all(finding.at in lines[finding.line - 1] for finding in said.findings)
 
 
 def test_four_bits_are_smaller_and_near(float_export: Path, tiny_checkpoint, dataset: TokenDataset, tmp_path) -> None:
