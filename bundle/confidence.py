@@ -10,7 +10,9 @@ that holds a byte of
 from the separator (a first finding has none) to the comma that ends the line number: until that comma
 the number could have gone on. How a tokenizer cuts this text does not matter: `{"rule":"off-by-one","line":`
 may be one token or nine. Tokens the grammar forced count as certain, and what is written after the line
-(`at`, `fix`, the summary) does not count.
+(`at`, `fix`, the summary) does not count, with one exception. The grammar lets a student quote only the line it
+named. When the first words it would rather have quoted stand elsewhere, it contradicts itself: it had another
+line in mind, or none. Then the confidence is 0, and the finding is dropped.
 
 This raw confidence says how sure the student was, not how often it is right. Where a bundle carries a
 calibration, what is compared and shown is the calibrated confidence: the share of findings of that raw
@@ -29,8 +31,13 @@ Calibration = Sequence[tuple[float, float]]
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _FINDING = re.compile(
-    rb'(?P<decision>,?\{"rule":' + _STRING + rb',"line":\d+,)"at":' + _STRING + rb',"fix":(?:null|' + _STRING + rb")\}"
+    rb'(?P<decision>,?\{"rule":'
+    + _STRING
+    + rb',"line":\d+,)"at":"(?P<first>\\?.)(?:[^"\\]|\\.)*","fix":(?:null|'
+    + _STRING
+    + rb")\}"
 )
+LEAST_MEANT = 0.1  # the probability of a quote's first token, below which a student meant to quote something else
 
 
 def finding_confidences(tokens: Iterable[tuple[bytes, float]]) -> list[float]:
@@ -41,9 +48,10 @@ def finding_confidences(tokens: Iterable[tuple[bytes, float]]) -> list[float]:
             grammar mask (0.0 for a token that was forced).
 
     Returns:
-        One probability (0..1) for each finding. Text after the last complete finding is ignored.
+        One probability (0..1) for each finding, 0 for one that contradicts itself. Text after the last complete
+        finding is ignored.
     """
-    ends: list[int] = []
+    ends: list[int] = [0]
     logprobs: list[float] = []
     text = b""
     for data, logprob in tokens:
@@ -53,14 +61,16 @@ def finding_confidences(tokens: Iterable[tuple[bytes, float]]) -> list[float]:
     confidences = []
     position = len(OPENING)
     while (finding := _FINDING.match(text, position)) is not None:
-        first, last = finding.span("decision")
-        starts = [0, *ends[:-1]]
-        deciding = (
-            logprob for start, end, logprob in zip(starts, ends, logprobs, strict=True) if start < last and end > first
-        )
-        confidences.append(math.exp(sum(deciding)))
+        meant = _probability(finding.span("first"), ends, logprobs) >= LEAST_MEANT
+        confidences.append(_probability(finding.span("decision"), ends, logprobs) if meant else 0.0)
         position = finding.end()
     return confidences
+
+
+def _probability(span: tuple[int, int], ends: list[int], logprobs: list[float]) -> float:
+    """Of all tokens that hold a byte of a span; token n ends at `ends[n + 1]`."""
+    tokens = zip(pairwise(ends), logprobs, strict=True)
+    return math.exp(sum(logprob for (start, end), logprob in tokens if start < span[1] and end > span[0]))
 
 
 def calibrated(confidence: float, calibration: Calibration) -> float:

@@ -54,8 +54,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of manifest.json.
 
     `thresholds` are confidences per rule below which a finding is not shown; they are compared after
-    `calibration`, whose knots (see `bundle.confidence.calibrated`) turn raw confidences into shares of right
-    findings. Without knots confidences stay raw.
+    `calibration`, whose knots for each rule (see `bundle.confidence.calibrated`) turn raw confidences into shares
+    of right findings. The confidences of a rule without knots stay raw.
     """
 
     schema_version: int
@@ -70,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lineage: dict[str, Any]
     scores: dict[str, Any]
     files: dict[str, FileEntry]
-    calibration: tuple[tuple[float, float], ...] = ()
+    calibration: dict[str, tuple[tuple[float, float], ...]] = {}
 
     @property
     def revision(self) -> str:
@@ -153,10 +153,11 @@ def open_bundle(root: Path) -> Bundle:
         raise BundleError(
             f"{manifest_file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
         )
-    try:
-        check_calibration(manifest.calibration)
-    except ValueError as error:
-        raise BundleError(f"{manifest_file}: {error}; build the bundle again") from error
+    for rule, knots in manifest.calibration.items():
+        try:
+            check_calibration(knots)
+        except ValueError as error:
+            raise BundleError(f"{manifest_file}: {rule}: {error}; build the bundle again") from error
     for name, entry in manifest.files.items():
         _verify(root, name, entry)
     for name in (PROMPT_FILE, RULES_FILE, SCHEMA_FILE, TOKENIZER_FILE):

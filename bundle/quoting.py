@@ -2,7 +2,8 @@
 
 A JSON schema can not say so, because what `at` may hold depends on the line just written. So while a quote
 is open, a second, small grammar holds: any run of whole words and other characters of that one line. A
-student then finds the words it half remembers, where it would else misspell them.
+student then finds the words it half remembers, where it would else misspell them. One that meant another
+line altogether is told by its first token: see `bundle.confidence`.
 """
 
 import re

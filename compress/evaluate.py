@@ -18,7 +18,7 @@ from compress.data.examples import Example, read_examples
 from compress.data.tokens import load_tokenizer, make_prompt
 from compress.evaluation.answers import Said, answer_confidences, answer_text, read_said, shown, with_calibration
 from compress.evaluation.baselines import always_clean, ruff_alone
-from compress.evaluation.calibrate import choose_thresholds, expected_calibration_error, fit_calibration, judge
+from compress.evaluation.calibrate import choose_thresholds, expected_calibration_error, fit_calibrations, judge
 from compress.evaluation.generate import Decoding, Question, answers_from_checkpoint, answers_from_onnx
 from compress.evaluation.generated import Answers
 from compress.evaluation.held_out import held_out_units
@@ -60,10 +60,10 @@ class Baseline(msgspec.Struct, frozen=True):
 class Confidence(msgspec.Struct, frozen=True):
     """How the last model's confidences were calibrated, and how well that holds on the test projects.
 
-    Without knots there were too few findings on validation code to fit any.
+    A rule without knots had too few findings on validation code to fit any.
     """
 
-    knots: Calibration
+    knots: dict[str, Calibration]  # by rule
     validation_findings: int
     test_findings: int
     error_raw: float | None  # expected calibration error; None without findings
@@ -108,8 +108,13 @@ def evaluate_models(
     teacher, shipped = candidates[0], candidates[-1]
     fits = _fits(recipe, catalogue, teacher.source)
 
-    def units(split: str) -> list[Example]:
-        return held_out_units(read_examples(data / f"{split}.jsonl"), recipe.evaluate, catalogue, recipe.seed, fits)
+    def units(split: str, times: int = 1) -> list[Example]:
+        wanted = msgspec.structs.replace(
+            recipe.evaluate,
+            natural_units=recipe.evaluate.natural_units * times,
+            planted_units=recipe.evaluate.planted_units * times,
+        )
+        return held_out_units(read_examples(data / f"{split}.jsonl"), wanted, catalogue, recipe.seed, fits)
 
     examples = units("test")
     answers = {each.name: _answers(recipe, catalogue, each, examples, out, console) for each in candidates}
@@ -119,7 +124,7 @@ def evaluate_models(
     side_by_side = list(dict.fromkeys([teacher.name, unquantised[-1], shipped.name]))
     write_samples(sample_answers(examples, texts, said, side_by_side), out / SAMPLES_FILE)
 
-    validation = units("validation")
+    validation = units("validation", recipe.evaluate.validation_factor)
     renamed = msgspec.structs.replace(shipped, name=f"{shipped.name} validation")
     fitting = _answers(recipe, catalogue, renamed, validation, out, console)
     fitted = _fit(recipe, catalogue, validation, _said(shipped, fitting, validation, catalogue))
@@ -178,7 +183,7 @@ def evaluate_models(
 
 
 class _Fitted(NamedTuple):
-    knots: Calibration
+    knots: dict[str, Calibration]
     thresholds: dict[str, float]
     findings: int
 
@@ -186,7 +191,7 @@ class _Fitted(NamedTuple):
 def _fit(recipe: Recipe, catalogue: Catalogue, validation: list[Example], said: list[Said]) -> _Fitted:
     """Calibration and default thresholds from what was said about the validation units."""
     raw = judge(validation, said)
-    knots = fit_calibration(raw)
+    knots = fit_calibrations(raw, catalogue)
     thresholds = choose_thresholds(
         judge(validation, with_calibration(said, knots)),
         catalogue,

@@ -1,6 +1,6 @@
 """What a model said about each unit, read as it would be served: placed, with a confidence, or dropped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from tokenizers import Tokenizer
@@ -60,7 +60,9 @@ def read_said(
     placed = [
         (msgspec.structs.replace(finding, line=line), confidence)
         for finding, confidence in zip(answer.findings, known, strict=True)
-        if (line := placed_line(finding, example.unit.texts)) is not None and finding.fix != finding.at
+        if confidence != 0.0
+        and (line := placed_line(finding, example.unit.texts)) is not None
+        and finding.fix != finding.at
     ]
     return Said(True, tuple(finding for finding, _ in placed), tuple(sure for _, sure in placed), aided)
 
@@ -79,12 +81,15 @@ def answer_confidences(answer: Generated, tokenizer: Tokenizer) -> list[float]:
     )
 
 
-def with_calibration(said: Sequence[Said], calibration: Calibration) -> list[Said]:
-    """The same findings with calibrated confidences."""
+def with_calibration(said: Sequence[Said], curves: Mapping[str, Calibration]) -> list[Said]:
+    """The same findings with calibrated confidences; those of a rule without a curve stay raw."""
     return [
         msgspec.structs.replace(
             each,
-            confidences=tuple(raw if raw is None else calibrated(raw, calibration) for raw in each.confidences),
+            confidences=tuple(
+                raw if raw is None else calibrated(raw, curves.get(finding.rule, ()))
+                for finding, raw in zip(each.findings, each.confidences, strict=True)
+            ),
         )
         for each in said
     ]

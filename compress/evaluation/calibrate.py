@@ -46,6 +46,22 @@ def judge(examples: Sequence[Example], said: Sequence[Said]) -> list[Judged]:
     return judged
 
 
+def fit_calibrations(judged: Sequence[Judged], catalogue: Catalogue) -> dict[str, Calibration]:
+    """A curve for each rule: how sure a student must be to be right differs from rule to rule.
+
+    A rule with fewer than `LEAST_FINDINGS` findings shares the curve of all rules of its origin; where those
+    are too few as well, it has none.
+    """
+    curves = {}
+    for rule in catalogue.rules:
+        own = [finding for finding in judged if finding.rule == rule.id]
+        alike = [finding for finding in judged if catalogue[finding.rule].origin == rule.origin]
+        curve = fit_calibration(own) or fit_calibration(alike)
+        if curve:
+            curves[rule.id] = curve
+    return curves
+
+
 def fit_calibration(judged: Sequence[Judged]) -> Calibration:
     """Knots (raw, calibrated) of a rising curve through the shares of right findings.
 

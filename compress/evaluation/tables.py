@@ -140,7 +140,7 @@ def _confidence(evaluation: Evaluation) -> Grid:
     errors = ["-" if error is None else f"{error:.3f}" for error in (confidence.error_raw, confidence.error_calibrated)]
     rows = [
         ("findings it is fitted on (validation)", str(confidence.validation_findings)),
-        ("knots of the curve (0: too few findings)", str(len(confidence.knots))),
+        ("rules with a curve", str(len(confidence.knots))),
         ("findings it is tried on (test)", str(confidence.test_findings)),
         ("expected calibration error, raw", errors[0]),
         ("expected calibration error, calibrated", errors[1]),

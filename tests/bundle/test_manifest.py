@@ -189,15 +189,17 @@ def test_a_manifest_may_lack_a_calibration(root: Path) -> None:
     raw = msgspec.json.decode((root / MANIFEST_FILE).read_bytes())
     del raw["calibration"]
     (root / MANIFEST_FILE).write_bytes(msgspec.json.encode(raw))
-    assert open_bundle(root).manifest.calibration == ()
+    assert open_bundle(root).manifest.calibration == {}
 
 
 def test_a_calibration_is_read_back(root: Path) -> None:
-    rewritten(root, calibration=((0.0, 0.0), (0.5, 0.25), (1.0, 1.0)))
-    assert open_bundle(root).manifest.calibration == ((0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
+    rewritten(root, calibration={"off-by-one": ((0.0, 0.0), (0.5, 0.25), (1.0, 1.0))})
+    assert open_bundle(root).manifest.calibration == {"off-by-one": ((0.0, 0.0), (0.5, 0.25), (1.0, 1.0))}
 
 
 def test_a_calibration_that_does_not_rise_is_refused(root: Path) -> None:
-    rewritten(root, calibration=((0.0, 0.5), (1.0, 0.25)))
-    with pytest.raises(BundleError, match=r"manifest\.json: the calibration does not rise .*build the bundle again"):
+    rewritten(root, calibration={"off-by-one": ((0.0, 0.5), (1.0, 0.25))})
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: off-by-one: the calibration does not rise .*build the bundle again"
+    ):
         open_bundle(root)

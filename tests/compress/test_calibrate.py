@@ -18,6 +18,7 @@ from compress.evaluation.calibrate import (
     choose_thresholds,
     expected_calibration_error,
     fit_calibration,
+    fit_calibrations,
     judge,
 )
 from tests.compress.test_scores import COMPARISON, OFF_BY_ONE, answer, example
@@ -55,6 +56,19 @@ def test_any_findings_give_a_calibration_that_keeps_their_order(points: list[tup
 def test_fewer_findings_give_none() -> None:
     assert fit_calibration(drawn(LEAST_FINDINGS - 1, seed=1)) == ()
     assert fit_calibration(drawn(LEAST_FINDINGS, seed=1)) != ()
+
+
+def test_a_rule_has_a_curve_of_its_own_or_that_of_its_kind() -> None:
+    sure = judged([(0.5, True)] * LEAST_FINDINGS, rule="bare-except")
+    unsure = judged([(0.5, False)] * LEAST_FINDINGS)
+    few = judged([(0.5, True)] * (LEAST_FINDINGS // 2), rule="wrong-operator")
+    curves = fit_calibrations([*sure, *unsure, *few], CATALOGUE)
+    assert set(curves) == set(CATALOGUE.ids)
+    shares = {rule: calibrated(0.5, curves[rule]) for rule in curves}
+    assert shares["bare-except"] == shares["mutable-default"] == pytest.approx(1.0, abs=0.01)
+    assert shares[RULE] == pytest.approx(0.0, abs=0.01)
+    assert shares["wrong-operator"] == shares["swapped-arguments"] == pytest.approx(1 / 3, abs=0.01)
+    assert "bare-except" not in fit_calibrations(unsure, CATALOGUE), "no curve of another kind"
 
 
 def test_what_is_learnt_on_some_findings_holds_on_others() -> None:

@@ -42,6 +42,21 @@ def test_every_finding_has_its_own_and_it_begins_at_the_separator() -> None:
     assert finding_confidences(tokens) == pytest.approx([0.5, 0.125])
 
 
+@pytest.mark.parametrize(
+    ("quote", "sure"),
+    [
+        ([(b'"at":"', 0.0), (b"na", math.log(0.09)), (b"me", 0.0)], 0.0),
+        ([(b'"at":"na', math.log(0.09)), (b"me", 0.0)], 0.0),
+        ([(b'"at":"', 0.0), (b"\\", math.log(0.09)), (b'"me', 0.0)], 0.0),
+        ([(b'"at":"', 0.0), (b"na", math.log(0.11)), (b"me", math.log(0.001))], 0.5),
+        ([(b'"at":"', math.log(0.01)), (b"name", 0.0)], 0.5),
+    ],
+)
+def test_who_meant_to_quote_something_else_contradicts_itself(quote: list[tuple[bytes, float]], sure: float) -> None:
+    tokens = [(b'{"findings":[{"rule":"a","line":4,', P), *quote, (b'","fix":null}],"summary":""}', 0.0)]
+    assert finding_confidences(tokens) == pytest.approx([sure])
+
+
 def test_text_that_looks_like_a_finding_inside_a_string_is_not_one() -> None:
     tokens = [(b'{"findings":[],"summary":"', P), (rb",{\"rule\":\"a\",\"line\":1,\"at\":\"", P), (b'"}', P)]
     assert finding_confidences(tokens) == []
