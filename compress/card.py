@@ -19,6 +19,8 @@ from compress.recipe import Recipe
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+TRAINING_LOG = "training.json"
+
 _CARD = """\
 ---
 language: code
@@ -91,7 +93,7 @@ def publish_teacher(recipe: Recipe, teacher: Path, data: Path, evaluation: Evalu
     summary = msgspec.json.decode((data / "summary.json").read_bytes(), type=DataSummary)
     loops = training_loops(recipe, teacher)
     (out / "learning-curve.svg").write_text(_learning_curve(loops), encoding="utf-8")
-    shutil.copy(teacher / "training.json", out / "training.json")
+    shutil.copy(teacher / TRAINING_LOG, out / TRAINING_LOG)
     card = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(_CARD)
     row = evaluation.rows[0]
     continued = recipe.teacher.continue_from
@@ -111,7 +113,7 @@ def publish_teacher(recipe: Recipe, teacher: Path, data: Path, evaluation: Evalu
 def training_loops(recipe: Recipe, teacher: Path) -> list[Loop]:
     """The loops a teacher went through in this run, the first one first.
 
-    A teacher that went on from other weights has no first loop here.
+    A teacher that went on from other weights has the loop that made those, where they tell of it, for its first.
     """
     train, focus = recipe.teacher.train, recipe.teacher.focus
     tokens = train.max_tokens_per_batch if train is not None else None
@@ -119,13 +121,15 @@ def training_loops(recipe: Recipe, teacher: Path) -> list[Loop]:
         return [Loop("training", tokens, _history(teacher))]
     second = Loop("the analysis above all", focus.max_tokens_per_batch, _history(teacher))
     if recipe.teacher.continue_from is not None:
-        return [second]
+        before = Path(recipe.teacher.continue_from)
+        told = (before / TRAINING_LOG).is_file()
+        return [*([Loop("the weights it went on from", None, _history(before))] if told else []), second]
     first = Loop("the code above all", tokens, _history(teacher.with_name("first")))
     return [first, second]
 
 
 def _history(checkpoint: Path) -> list[dict]:
-    return msgspec.json.decode((checkpoint / "training.json").read_bytes())["log_history"]
+    return msgspec.json.decode((checkpoint / TRAINING_LOG).read_bytes())["log_history"]
 
 
 def _learning_curve(loops: list[Loop]) -> str:

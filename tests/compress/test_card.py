@@ -45,22 +45,22 @@ def recipe() -> Recipe:
     return msgspec.structs.replace(recipe, teacher=msgspec.structs.replace(recipe.teacher, continue_from=None))
 
 
-def going_on(recipe: Recipe) -> Recipe:
-    return msgspec.structs.replace(recipe, teacher=msgspec.structs.replace(recipe.teacher, continue_from="models/old"))
+def going_on(recipe: Recipe, weights: str) -> Recipe:
+    return msgspec.structs.replace(recipe, teacher=msgspec.structs.replace(recipe.teacher, continue_from=weights))
 
 
 def publish(recipe: Recipe, teacher: Path, examples: list[Example], out: Path) -> str:
     """The card of a teacher that finds nothing."""
     scores = score(examples, always_clean(examples), CATALOGUE)
     numbers = dict.fromkeys(("f1", "precision", "recall", "hygiene_f1", "length_retention", "term_retention"), 0.0)
-    sizes = {"parameters": 1, "bytes_on_disk": 1, "peak_memory_bytes": 1}
+    sizes = {"parameters": 1, "bytes_on_disk": 1, "kv_bytes_per_token": 1, "peak_memory_bytes": 1}
     row = Row(model="teacher", scores=scores, shown=scores, tokens_per_second=1, units_per_second=1, **numbers, **sizes)
     evaluation = Evaluation(
         name="nano-teacher",
         units={"natural": 1, "planted": 1, "projects": 1},
         rows=[row],
         baselines=[Baseline("always clean", scores)],
-        confidence=Confidence((), 3, 4, 0.25, None),
+        confidence=Confidence({}, 3, 4, 0.25, None),
         thresholds=choose_thresholds([], CATALOGUE, 0.7, 1, 1.0),
         retention={},
         gate={},
@@ -92,10 +92,19 @@ def test_a_card_shows_both_loops_intervals_and_baselines(recipe, teacher: Path, 
 
 def test_a_card_names_the_weights_it_went_on_from(recipe, teacher: Path, examples, tmp_path: Path) -> None:
     shutil.rmtree(teacher.with_name("first"))
-    card = publish(going_on(recipe), teacher, examples, tmp_path / "out")
+    card = publish(going_on(recipe, "models/old"), teacher, examples, tmp_path / "out")
     assert "it went on from the weights that `teacher.continue_from` names: old" in card
     assert "the code above all" not in card
     assert (tmp_path / "out" / "learning-curve.svg").read_text().count('id="axes_') == 1
+
+
+def test_a_card_shows_how_the_weights_it_went_on_from_were_made(
+    recipe, teacher: Path, examples, tmp_path: Path
+) -> None:
+    write_history(tmp_path / "old", 40)
+    card = publish(going_on(recipe, str(tmp_path / "old")), teacher, examples, tmp_path / "out")
+    assert "the weights it went on from: 40 optimiser steps\n" in card
+    assert (tmp_path / "out" / "learning-curve.svg").read_text().count('id="axes_') == 2
 
 
 def test_a_teacher_of_one_loop_has_one(recipe, teacher: Path) -> None:
