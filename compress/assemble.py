@@ -29,7 +29,16 @@ from compress.evaluate import Evaluation
 from compress.recipe import Recipe
 from compress.student import head_dimension
 
-_VERSIONS_OF = ("torch", "transformers", "bitsandbytes", "onnxruntime", "onnxruntime-genai", "ruff")
+_VERSIONS_OF = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "compressed-tensors",
+    "trl",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "ruff",
+)
 
 
 def write_bundle(
@@ -78,7 +87,7 @@ def write_bundle(
         lineage={**lineage, "versions": _versions()},
         scores={"retention": evaluation.retention, "units": evaluation.units},
         files=files,
-        calibration=tuple(evaluation.confidence.knots),
+        calibration={rule: tuple(knots) for rule, knots in evaluation.confidence.knots.items()},
     )
     write_manifest(staged, manifest)
     if target.exists():

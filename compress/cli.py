@@ -14,8 +14,8 @@ from compress.recipe_file import load_recipe
 def main(arguments: list[str] | None = None) -> int:
     """Entry point.
 
-    Exit codes: 0 done, 1 below the gate, 2 the recipe or the command line is wrong, 3 a stage could not do
-    its work.
+    Exit codes: 0 done, 1 below the gate (for `doctor`: something is wrong), 2 the recipe or the command line is
+    wrong, 3 a stage could not do its work.
     """
     options = _parser().parse_args(arguments)
     console = make_console()
@@ -45,6 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(run)
     run.add_argument("--from", metavar="STAGE", dest="rerun_from", help="redo this stage and all after it")
     run.set_defaults(command=_run)
+    doctor = commands.add_parser("doctor", help="look at a recipe, its models and this machine before any work")
+    doctor.add_argument("recipe", type=Path)
+    doctor.add_argument("--out", type=Path, help="where the run would be (default: runs/<recipe's name>)")
+    _add_overrides(doctor)
+    doctor.set_defaults(command=_doctor)
+    search = commands.add_parser("search-shape", help="try student shapes within a budget, briefly; print a table")
+    search.add_argument("recipe", type=Path)
+    search.add_argument("--max-parameters", type=float, required=True, help="of a student, as in 1.5e9")
+    search.add_argument("--max-milliseconds", type=float, help="a token on this machine; slower shapes are left out")
+    search.add_argument("--steps", type=int, default=100, help="optimiser steps a shape (default: 100)")
+    search.add_argument("--out", type=Path, help="the run folder (default: runs/<recipe's name>)")
+    _add_overrides(search)
+    search.set_defaults(command=_search)
     evaluate = commands.add_parser("evaluate", help="score a checkpoint on a recipe's held-out projects")
     evaluate.add_argument("model", help="a checkpoint's folder, or a hub name")
     evaluate.add_argument("--recipe", type=Path, required=True, help="whose corpus and `evaluate` section to use")
@@ -72,6 +85,34 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
 
     run_recipe(recipe, options.out or Path("runs") / recipe.name, console, options.rerun_from)
+    return 0
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    recipe = load_recipe(options.recipe, options.overrides)
+    with console.status("looking"):
+        quiet_libraries()
+        from compress.doctor import diagnose, is_well, table
+
+        checks = diagnose(recipe, options.out or Path("runs") / recipe.name)
+    console.print(table(recipe, checks))
+    return 0 if is_well(checks) else 1
+
+
+def _search(options: argparse.Namespace, console: Console) -> int:
+    recipe = load_recipe(options.recipe, options.overrides)
+    with console.status("loading"):
+        quiet_libraries()
+        from compress.search import search_shape
+
+    search_shape(
+        recipe,
+        options.out or Path("runs") / recipe.name,
+        console,
+        int(options.max_parameters),
+        options.max_milliseconds,
+        options.steps,
+    )
     return 0
 
 

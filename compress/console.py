@@ -1,6 +1,7 @@
 """What a run shows a person: one line a stage, bars where it takes long, tables at the end."""
 
 import logging
+import os
 
 from rich.console import Console
 
@@ -8,7 +9,12 @@ _TABLE_WIDTH = 132
 
 
 def make_console() -> Console:
-    """A console for a run; wide enough for the score tables where the output is not a terminal."""
+    """A console for a run; wide enough for the score tables where the output is not a terminal.
+
+    Of several processes that make a run together only the first speaks.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return Console(quiet=True)
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_TABLE_WIDTH)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from compress.losses import scheduled
@@ -37,9 +38,16 @@ class Distilling(AnswerTrainer):
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
+    def circumstances(self) -> dict[str, str]:
+        return {**super().circumstances(), "alpha": str(self.alpha), "temperature": str(self.temperature)}
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
             logs["alpha"], logs["temperature"] = self.alpha, self.temperature
-            logs |= {name: float(value) / max(self._tokens, 1) for name, value in self._sums.items()}
+            sums = {"tokens": torch.tensor(float(self._tokens), device=self.args.device), **self._sums}
+            sums = self.accelerator.reduce(sums, "sum")  # over all processes
+            logs |= {
+                name: float(value / sums["tokens"].clamp_min(1)) for name, value in sums.items() if name != "tokens"
+            }
             self._sums, self._tokens = {}, 0
         super().log(logs, *args, **kwargs)

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bundle.manifest import file_sha256
+from compress import ranks
 from compress.data.batches import TokenBudgetBatches, collate
 from compress.data.tokens import TokenDataset
 from compress.errors import StageError
@@ -123,22 +124,28 @@ def write_soft_labels(
 ) -> None:
     """One pass of the teacher over the dataset, in shards that are each written whole.
 
-    Shards an earlier, killed run wrote are kept, if the key is the same; else the folder must be empty.
+    Shards an earlier, killed run wrote are kept, if the key is the same; else the folder must be empty. Several
+    processes share the shards out among them, each with a teacher of its own.
 
     Raises:
         StaleSoftLabels: the folder holds soft labels with another key.
         StageError: the disk has no room for them.
     """
-    _claim(folder, key)
-    require_room(folder, dataset, key)
-    _write_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(_positions(dataset))]))
+    if ranks.number() == 0:
+        _claim(folder, key)
+        require_room(folder, dataset, key)
+        _write_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(_positions(dataset))]))
+    ranks.meet()
     teacher.eval()
-    with Progress(transient=True) as progress:
-        for start in progress.track(range(0, len(dataset), _EXAMPLES_PER_SHARD), description="soft labels"):
+    starts = range(0, len(dataset), _EXAMPLES_PER_SHARD)
+    mine = starts[ranks.number() :: ranks.count()]
+    with Progress(transient=True, disable=ranks.number() > 0) as progress:
+        for start in progress.track(mine, description="soft labels"):
             if not _shard(folder, start).is_file():
                 indices = range(start, min(start + _EXAMPLES_PER_SHARD, len(dataset)))
                 rows = _label_shard(teacher, dataset, indices, key, pad_token_id, tokens_per_batch)
                 _write_array(_shard(folder, start), rows)
+    ranks.meet()
 
 
 def _shard(folder: Path, start: int) -> Path:

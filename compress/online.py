@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from compress.distilling import Distilling
@@ -54,6 +55,10 @@ class OnlineDistillTrainer(Distilling):
             model.hidden_projections = nn.ModuleList(_projection(model, teacher) for _ in self.hidden_pairs)
         super().__init__(*args, distill=distill, **kwargs)
         self.teacher: Any = teacher.eval().requires_grad_(False).to(self.args.device)
+        if self.is_fsdp_enabled:
+            # Each process keeps a part of every layer and gathers one at a time; embeddings and head stay whole.
+            for layer in self.teacher.model.layers:
+                fully_shard(layer, reshard_after_forward=True)
         self.vocabulary = len(self.tokenizer)
         self.student_seen, self.teacher_seen = _Seen(), _Seen()
         self.asked: dict[str, bool] = {"output_hidden_states": bool(self.hidden_pairs)}

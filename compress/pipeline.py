@@ -3,13 +3,16 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import torch
+from accelerate import PartialState
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bundle.rules import Catalogue, load_catalogue
+from compress import ranks
 from compress.assemble import write_bundle
 from compress.card import publish_teacher
 from compress.data.build import build_examples, corpus_fingerprint
@@ -21,13 +24,18 @@ from compress.errors import GateError
 from compress.evaluate import Candidate, Evaluation, evaluate_models
 from compress.evaluation.tables import detail_tables, score_tables
 from compress.export.onnx import export_onnx
+from compress.export.vllm import export_vllm
 from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
+from compress.mishaps import LABELLING_KNOBS, memory_advice
 from compress.quantize import quantize_nf4
-from compress.recipe import Recipe
-from compress.report import write_report
+from compress.recipe import OnPolicy, Recipe, Recover, TeacherAnswers, Train
+from compress.recover import read_recovery, recover_nf4, recovery_line
+from compress.report import Story, training_history, write_report
+from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import Run
 from compress.student import start_student
 from compress.teacher import checkpoint_fingerprint, prepare_teacher
+from compress.teacher_answers import verdict_counts, write_teacher_answers
 
 CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"
 
@@ -39,44 +47,80 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, rerun_from: str |
         RecipeError: the recipe names something that is not there or cannot work.
         GateError: the shipped student is below the recipe's gate; no bundle is written.
     """
-    _Pipeline(recipe, Run(folder, console, rerun_from), load_catalogue(), console).run()
+    ranks.join()
+    Pipeline(recipe, Run(folder, console, rerun_from), load_catalogue(), console).run()
 
 
-class _Pipeline:
+class Prepared(NamedTuple):
+    """What distilling starts from."""
+
+    data: Path
+    teacher: Path
+    asked: Callable[[], SoftLabels | PreTrainedModel]  # what the student learns from: loaded when it is called
+    made_by: list[str]  # the stages that made all of it
+
+
+class Pipeline:
+    """A recipe's stages in one run folder."""
+
     def __init__(self, recipe: Recipe, run: Run, catalogue: Catalogue, console: Console) -> None:
         self.recipe, self.run_folder, self.catalogue, self.console = recipe, run, catalogue, console
 
     def run(self) -> None:
-        data = self._data()
-        teacher = self._teacher(data)
-        # Student and teacher share a tokenizer, so all stages share one tokenised training split, made on demand.
-        self.dataset = functools.cache(lambda: self._dataset(data, teacher))
+        """Every stage the recipe asks for."""
         if self.recipe.student is None:
+            data = self._data()
+            teacher = self._teacher(data)
             report = self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
             self._publish(teacher, data, report)
             return
-        asked: Callable[[], SoftLabels | PreTrainedModel]
-        if self.recipe.distill.teacher == "online":
-            source, asked = "teacher", functools.partial(_load, teacher)
-        else:
-            source, asked = "logits", self._logits(teacher)
+        distill, prepared = self.recipe.distill, self.prepare()
+        data, teacher = prepared.data, prepared.teacher
         start = self._start(teacher)
-        student = self._train("distill", start, asked, after=["data", source, "student"])
+        after = [*prepared.made_by, "student"]
+        student = self._train("distill", start, self.recipe.train, self.dataset, prepared.asked, after)
+        phases = {"distill": Candidate("student, distilled", student, student)}
+        if distill.fine_tune is not None:
+            student = self._train("fine_tune", student, distill.fine_tune, self.labelled, None, ["data", "distill"])
+            phases["fine_tune"] = Candidate("student, fine-tuned", student, student)
+        if distill.on_policy is not None:
+            student = self._on_policy(student, teacher, distill.on_policy, [*prepared.made_by, *phases])
+            phases["on_policy"] = Candidate("student, on-policy", student, student)
         candidates = [Candidate("teacher", teacher, teacher)]
-        if self.recipe.distill.baseline:
-            plain = self._train("baseline", start, None, after=["data", "student"])
+        after = ["data", "teacher", *phases]
+        if distill.baseline:
+            plain = self._train("baseline", start, self.recipe.train, self.labelled, None, ["data", "student"])
             candidates.append(Candidate("student, labels only", plain, plain))
-        candidates.append(Candidate("student, distilled", student, student))
-        exports = self._exports(student, candidates)
-        after = ["data", "teacher", *(["baseline"] if self.recipe.distill.baseline else []), "distill"]
+            after.append("baseline")
+        candidates += phases.values()
+        exports = self._exports(data, teacher, student, candidates, made_by=list(phases)[-1])
         report = self._evaluate(data, candidates, after=[*after, *exports])
         self._bundle(student, exports, report)
 
-    def _dataset(self, data: Path, checkpoint: Path) -> TokenDataset:
+    def prepare(self) -> Prepared:
+        """The stages before the student: data, the teacher, its answers and its soft labels."""
+        distill, data = self.recipe.distill, self._data()
+        teacher = self._teacher(data)
+        # Student and teacher share a tokenizer, so all stages share one tokenised training split, made on demand.
+        self.labelled = functools.cache(lambda: self.read_dataset(data, teacher))
+        # What distilling learns from: the labelled examples, or those with the teacher's answers among them.
+        self.dataset, made_by = self.labelled, ["data", "teacher"]
+        if distill.teacher_answers is not None:
+            answers = self._teacher_answers(data, teacher, distill.teacher_answers)
+            self.dataset = functools.cache(lambda: self.read_dataset(answers, teacher))
+            made_by.append("answers")
+        if distill.teacher == "online":
+            return Prepared(data, teacher, functools.partial(_load, teacher), made_by)
+        return Prepared(data, teacher, self._logits(teacher, made_by), [*made_by, "logits"])
+
+    def read_dataset(self, folder: Path, checkpoint: Path, split: str = "train") -> TokenDataset:
+        """A split of the examples in a stage's folder, as token ids of a checkpoint's tokenizer."""
         tokenizer = load_tokenizer(checkpoint)
         prompt = make_prompt(self.recipe.data.prompt, self.catalogue, tokenizer)
-        examples = read_examples(data / "train.jsonl")
-        return TokenDataset(examples, prompt, tokenizer.eos_token_id, self.recipe.data.max_tokens)
+        examples = read_examples(folder / f"{split}.jsonl")
+        dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, self.recipe.data.max_tokens)
+        self.console.print(dataset.summary)
+        return dataset
 
     def _data(self) -> Path:
         recipe = self.recipe
@@ -100,15 +144,52 @@ class _Pipeline:
         inputs: dict[str, Any] = {"teacher": recipe.teacher, "seed": recipe.seed}
         if not trained:
             inputs["files"] = checkpoint_fingerprint(recipe.teacher)
+
+        def prepare(out: Path) -> None:
+            if recipe.teacher.scratch is not None:
+                ranks.require_one("training a teacher from scratch")
+            prepare_teacher(recipe, self.catalogue, data, out)
+
         folder = self.run_folder.stage(
             "teacher",
             after=["data"] if trained else [],
             inputs=inputs,
-            action=lambda out: prepare_teacher(recipe, self.catalogue, data, out),
+            action=prepare,
+            together=trained,
         )
         return folder / "model"
 
-    def _logits(self, teacher: Path) -> Callable[[], SoftLabels]:
+    def _teacher_answers(self, data: Path, teacher: Path, options: TeacherAnswers) -> Path:
+        recipe = self.recipe
+
+        def write(out: Path) -> None:
+            write_teacher_answers(
+                teacher,
+                read_examples(data / "train.jsonl"),
+                make_prompt(recipe.data.prompt, self.catalogue, load_tokenizer(teacher)),
+                self.catalogue,
+                options,
+                recipe.data.max_tokens,
+                recipe.seed,
+                out,
+            )
+
+        folder = self.run_folder.stage(
+            "answers",
+            after=["data", "teacher"],
+            inputs={
+                "teacher_answers": options,
+                "prompt": prompt_template(recipe.data.prompt),
+                "max_tokens": recipe.data.max_tokens,
+                "seed": recipe.seed,
+            },
+            action=write,
+        )
+        counts = (f"{count} {verdict}" for verdict, count in verdict_counts(folder).items())
+        self.console.print(f"teacher's answers: {', '.join(counts)}")
+        return folder
+
+    def _logits(self, teacher: Path, after: list[str]) -> Callable[[], SoftLabels]:
         distill = self.recipe.distill
         tokenizer = load_tokenizer(teacher)
 
@@ -117,12 +198,14 @@ class _Pipeline:
 
         def write(out: Path) -> None:
             self.console.print(require_room(out / "labels", self.dataset(), key()))
-            model = _load(teacher, device_map="auto")
-            write_soft_labels(model, self.dataset(), key(), tokenizer.pad_token_id, out / "labels")
+            with memory_advice("soft labels", LABELLING_KNOBS):
+                # One process may spread the teacher over all GPUs; of several each has its own.
+                model = _load(teacher, device_map="auto" if ranks.count() == 1 else PartialState().device)
+                write_soft_labels(model, self.dataset(), key(), tokenizer.pad_token_id, out / "labels")
 
         folder = self.run_folder.stage(
             "logits",
-            after=["data", "teacher"],
+            after=after,
             inputs={
                 "prompt": prompt_template(self.recipe.data.prompt),
                 "temperature": distill.temperature_schedule or distill.temperature,
@@ -130,6 +213,7 @@ class _Pipeline:
                 "kept": distill.top_k if distill.labels == "top_k" else distill.samples,
             },
             action=write,
+            together=True,
         )
         return lambda: SoftLabels(folder / "labels", key())
 
@@ -138,54 +222,94 @@ class _Pipeline:
             "student",
             after=["data", "teacher"],
             inputs={"student": self.recipe.student, "seed": self.recipe.seed},
-            action=lambda out: start_student(self.recipe, self.catalogue, teacher, self.dataset(), out),
+            action=lambda out: start_student(self.recipe, self.catalogue, teacher, self.labelled(), out),
         )
         return folder / "model"
 
     def _train(
-        self, name: str, start: Path, teacher: Callable[[], SoftLabels | PreTrainedModel] | None, after: list[str]
+        self,
+        name: str,
+        start: Path,
+        train: Train,
+        dataset: Callable[[], TokenDataset],
+        teacher: Callable[[], SoftLabels | PreTrainedModel] | None,
+        after: list[str],
     ) -> Path:
-        """The student trained from `start`, with a teacher or on the labels alone, on the same budget."""
+        """The student trained from `start`, with a teacher or on the labels alone."""
         recipe = self.recipe
+        # What comes before and after distilling is no part of it.
+        distill = msgspec.structs.replace(recipe.distill, teacher_answers=None, fine_tune=None, on_policy=None)
         folder = self.run_folder.stage(
             name,
             after=after,
             inputs={
-                "train": recipe.train,
+                "train": train,
                 "seed": recipe.seed,
                 "prompt": prompt_template(recipe.data.prompt),
-                "distill": recipe.distill if teacher is not None else None,
+                "distill": distill if teacher is not None else None,
             },
             action=lambda out: train_student(
-                start,
-                load_tokenizer(start),
-                self.dataset(),
-                recipe.train,
-                recipe.distill,
-                teacher and teacher(),
-                recipe.seed,
-                out,
+                start, load_tokenizer(start), dataset(), train, distill, teacher and teacher(), recipe.seed, out
             ),
+            together=True,
         )
         return folder / "model"
 
-    def _exports(self, student: Path, candidates: list[Candidate]) -> dict[str, tuple[Path, str]]:
-        """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last."""
+    def _on_policy(self, student: Path, teacher: Path, options: OnPolicy, after: list[str]) -> Path:
+        def train(out: Path) -> None:
+            ranks.require_one("distilling on-policy")
+            from compress.on_policy import train_on_policy  # trl takes seconds to import
+
+            train_on_policy(student, teacher, self.dataset(), options, self.recipe.seed, out)
+
+        folder = self.run_folder.stage(
+            "on_policy",
+            after=after,
+            inputs={
+                "on_policy": options,
+                "seed": self.recipe.seed,
+                "prompt": prompt_template(self.recipe.data.prompt),
+            },
+            action=train,
+        )
+        return folder / "model"
+
+    def _exports(
+        self, data: Path, teacher: Path, student: Path, candidates: list[Candidate], made_by: str
+    ) -> dict[str, tuple[Path, str]]:
+        """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last.
+
+        Args:
+            made_by: the stage that made `student`.
+        """
         exports: dict[str, tuple[Path, str]] = {}
         if self.recipe.quantize is not None:
             folder = self.run_folder.stage(
                 "quantize",
-                after=["distill"],
-                inputs={"quantize": self.recipe.quantize},
+                after=[made_by],
+                inputs={"quantize": self.recipe.quantize.type},
                 action=lambda out: quantize_nf4(student, self.dataset(), out / "nf4"),
             )
-            exports["quantize"] = (folder / "nf4", "nf4")
+            name = "quantize"
+            if self.recipe.quantize.recover is not None:
+                name, folder = "recover", self._recover(data, teacher, student, folder, self.recipe.quantize.recover)
+            exports[name] = (folder / "nf4", "nf4")
             candidates.append(Candidate("student, NF4", folder / "nf4", student))
+        w4a16 = self.recipe.export.vllm
+        if w4a16 is not None:
+            folder = self.run_folder.stage(
+                "vllm",
+                after=[made_by],
+                inputs={"vllm": w4a16},
+                action=lambda out: export_vllm(student, self.dataset(), w4a16, out / "vllm"),
+            )
+            exports["vllm"] = (folder / "vllm", "w4a16")
+            candidates.append(Candidate("student, W4A16", folder / "vllm", student))
         options = self.recipe.export.onnx
         if options is not None:
             folder = self.run_folder.stage(
                 "onnx",
-                after=["distill"],
+                after=[made_by],
                 inputs={"onnx": options},
                 action=lambda out: export_onnx(student, options, out / "onnx"),
             )
@@ -193,10 +317,44 @@ class _Pipeline:
             candidates.append(Candidate(f"student, ONNX {options.precision}", folder / "onnx", student))
         return exports
 
+    def _recover(self, data: Path, teacher: Path, student: Path, quantised: Path, options: Recover) -> Path:
+        def recover(out: Path) -> None:
+            ranks.require_one("recovering what 4 bits lost")
+            recover_nf4(
+                student,
+                teacher,
+                quantised / "nf4",
+                self.dataset(),
+                self.read_dataset(data, student, "validation"),
+                options,
+                self.recipe.seed,
+                out,
+            )
+
+        folder = self.run_folder.stage(
+            "recover",
+            after=["data", "teacher", "quantize"],
+            inputs={
+                "recover": options,
+                "seed": self.recipe.seed,
+                "prompt": prompt_template(self.recipe.data.prompt),
+            },
+            action=recover,
+        )
+        self.console.print(recovery_line(read_recovery(folder), options))
+        return folder
+
     def _evaluate(self, data: Path, candidates: list[Candidate], after: list[str]) -> Path:
         def evaluate(out: Path) -> None:
             evaluation = evaluate_models(self.recipe, self.catalogue, data, candidates, out, self.console)
-            write_report(evaluation, out / "report")
+            trained = {each.name: training_history(each.folder) for each in candidates if each.folder == each.source}
+            story = Story(
+                histories={name: history for name, history in trained.items() if history},
+                samples=read_samples(out / SAMPLES_FILE),
+                recipe=msgspec.to_builtins(self.recipe),
+                lineage={"stages": dict(self.run_folder.keys)},
+            )
+            write_report(evaluation, out / "report", story)
 
         folder = self.run_folder.stage(
             "evaluate",
@@ -227,7 +385,8 @@ class _Pipeline:
                 f"{'; '.join(evaluation.failures)}. "
                 "Train longer, take a larger student, or lower evaluate.gate."
             )
-        kind_of = {"onnx": "onnx", "quantize": "nf4"}  # what is served first names the weights
+        # What is served first names the weights.
+        kind_of = {"onnx": "onnx", "quantize": "nf4", "recover": "nf4", "vllm": "vllm"}
         named = {kind: exports[stage] for stage, kind in kind_of.items() if stage in exports}
         lineage = {"recipe": msgspec.to_builtins(self.recipe), "stages": dict(self.run_folder.keys)}
 
@@ -242,7 +401,7 @@ class _Pipeline:
         self.console.print(f"bundle: {folder}")
 
 
-def _load(checkpoint: Path, device_map: str | None = None) -> PreTrainedModel:
+def _load(checkpoint: Path, device_map: str | torch.device | None = None) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto", device_map=device_map)
 
 

@@ -86,6 +86,7 @@ class Lora(Section, frozen=True):
         "up_proj",
         "down_proj",
     )
+    quantize: Literal["nf4"] | None = None  # train it on a base in 4 bits (QLoRA)
 
 
 class Teacher(Section, frozen=True):
@@ -157,6 +158,40 @@ class AttentionLoss(Section, frozen=True):
             raise ValueError("weight must be above 0; leave the section out instead")
 
 
+class TeacherAnswers(Section, frozen=True):
+    """Sequence-level distillation: the teacher's own answers in the place of labels."""
+
+    agree: bool = True  # only answers whose findings, by rule and line, are those that are known
+    min_confidence: float = 0.0  # geometric mean of the probabilities of an answer's tokens, at least
+    max_units: int | None = None  # of the training units that are asked about
+    max_answer_tokens: int = 96
+    max_tokens_per_batch: int = 16384  # prompts and answers with padding
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ValueError("min_confidence is a probability and lies between 0 and 1")
+
+
+class OnPolicy(Section, frozen=True):
+    """A phase after distilling in which the student writes and the teacher judges every token of it."""
+
+    train: Train
+    temperature: float = 1.0  # of the student's sampling and of both softmaxes
+    beta: float = 1.0  # 0: forward KL, 1: reverse KL, between them: the generalised JSD
+    max_answer_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta <= 1.0:
+            raise ValueError("beta lies between 0 (forward KL) and 1 (reverse KL)")
+        if self.temperature <= 0:
+            raise ValueError("temperature must be above 0")
+        if self.train.max_tokens_per_batch is not None or self.train.packing:
+            raise ValueError(
+                "answers are not written yet when their batch is filled: "
+                "set train.per_device_train_batch_size, and neither max_tokens_per_batch nor packing"
+            )
+
+
 class Distill(Section, frozen=True):
     """loss = alpha * CE + (1 - alpha) * T^2 * divergence(teacher, student) + hidden + attention, over answer tokens."""
 
@@ -173,6 +208,9 @@ class Distill(Section, frozen=True):
     samples: int = 64  # with sampled labels: tokens drawn a position
     hidden: HiddenLoss | None = None
     attention: AttentionLoss | None = None
+    teacher_answers: TeacherAnswers | None = None  # before: the teacher writes answers, which replace labels
+    fine_tune: Train | None = None  # after: a loop on the labels alone
+    on_policy: OnPolicy | None = None  # last: a loop on what the student itself writes
     baseline: bool = True  # also train the same student without a teacher, to know what distilling is worth
 
     def __post_init__(self) -> None:
@@ -216,10 +254,21 @@ def _values(schedule: Ramp | list[float] | None) -> list[float]:
     return [schedule.start, schedule.end] if isinstance(schedule, Ramp) else schedule or []
 
 
+class Recover(Section, frozen=True):
+    """Training of what 4 bits lost: a low-rank change of the weights that is trained through their rounding."""
+
+    train: Train
+    max_kl: float = 0.01  # nats an answer token, student to 4-bit student: above it, recovery is run
+    source: Literal["student", "teacher"] = "student"  # whose answers the 4-bit student learns to give
+    r: int = 16
+    lora_alpha: int = 32
+
+
 class Quantize(Section, frozen=True):
     """bitsandbytes NF4 with double quantisation, in blocks of 64; lm_head and embeddings stay as they are."""
 
     type: Literal["nf4"] = "nf4"
+    recover: Recover | None = None
 
 
 class Onnx(Section, frozen=True):
@@ -230,10 +279,18 @@ class Onnx(Section, frozen=True):
     block_size: Literal[16, 32, 64, 128] = 32
 
 
+class W4A16(Section, frozen=True):
+    """How the vLLM export stores weights: 4 bits in groups that share a scale, activations in 16."""
+
+    group_size: Literal[32, 64, 128] = 128
+    calibration_examples: int = 256  # training examples GPTQ sees
+
+
 class Export(Section, frozen=True):
     """Which forms of the student the bundle holds."""
 
     onnx: Onnx | None = Onnx()
+    vllm: W4A16 | None = None
 
 
 class Gate(Section, frozen=True):
@@ -251,6 +308,7 @@ class Evaluate(Section, frozen=True):
 
     natural_units: int = 400
     planted_units: int = 400
+    validation_factor: int = 1  # calibration and thresholds rest on so many times as many units of validation code
     max_tokens_per_batch: int = 16384  # of checkpoints, prompts and answers with padding; ONNX answers singly
     max_answer_tokens: int = 96
     precision: float = 0.7  # of shown findings on validation code; sets the thresholds per rule
@@ -273,8 +331,10 @@ class Recipe(Section, frozen=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self) -> None:
-        if self.student is not None and self.quantize is None and self.export.onnx is None:
-            raise ValueError("a bundle needs a form of the student to serve: set `export.onnx` or `quantize`")
+        if self.student is not None and not (self.quantize or self.export.onnx or self.export.vllm):
+            raise ValueError(
+                "a bundle needs a form of the student to serve: set `export.onnx`, `export.vllm` or `quantize`"
+            )
         shape = self.student and (self.student.prune or self.student.scratch)
         if shape and self.quantize and (shape.hidden_size % NF4_BLOCK or shape.intermediate_size % NF4_BLOCK):
             raise ValueError(

@@ -81,19 +81,7 @@ def prune(teacher: PreTrainedModel, shape: Shape, batch: dict[str, Tensor]) -> P
     layers = _layers_to_keep(seen.influence, shape.num_hidden_layers)
     rotation, kept_share = _principal_directions(seen.covariance, shape.hidden_size)
 
-    config = teacher.config.__class__.from_dict(
-        {
-            **teacher.config.to_dict(),
-            "num_hidden_layers": shape.num_hidden_layers,
-            "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size,
-            "num_attention_heads": shape.num_attention_heads,
-            "num_key_value_heads": shape.num_key_value_heads,
-            "head_dim": head_dimension(teacher.config),
-            "layer_types": None,
-            "max_window_layers": shape.num_hidden_layers,
-        }
-    )
+    config = pruned_config(teacher.config, shape)
     student = AutoModelForCausalLM.from_config(config)
     # RMSNorm divides by the mean square over fewer, larger channels than before.
     scale = (teacher.config.hidden_size / shape.hidden_size * kept_share) ** 0.5
@@ -110,6 +98,23 @@ def prune(teacher: PreTrainedModel, shape: Shape, batch: dict[str, Tensor]) -> P
         _cut_attention(old, new, heads, kv_heads, rotation, scale)
         _cut_mlp(old, new, neurons, rotation, scale)
     return student
+
+
+def pruned_config(teacher: PretrainedConfig, shape: Shape) -> PretrainedConfig:
+    """The teacher's configuration with another shape; heads keep their width."""
+    return teacher.__class__.from_dict(
+        {
+            **teacher.to_dict(),
+            "num_hidden_layers": shape.num_hidden_layers,
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "num_attention_heads": shape.num_attention_heads,
+            "num_key_value_heads": shape.num_key_value_heads,
+            "head_dim": head_dimension(teacher),
+            "layer_types": None,
+            "max_window_layers": shape.num_hidden_layers,
+        }
+    )
 
 
 def _check_shape(config, shape: Shape) -> None:

@@ -1,18 +1,22 @@
 """The teacher: a base model with or without an adapter, corrected on the domain; or one made from scratch."""
 
+import functools
 import random
+from collections.abc import Callable
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from bundle.manifest import file_sha256
 from bundle.rules import Catalogue
+from compress import ranks
 from compress.data.examples import Example, read_examples, rule_counts
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt
 from compress.errors import RecipeError
 from compress.from_scratch import CodeAndAnswerTrainer, LossWeights
-from compress.recipe import Lora, Recipe, Teacher
+from compress.qlora import QloraTrainer, lora_config, qlora_model
+from compress.recipe import Recipe, Teacher
 from compress.scratch import answer_parts, make_teacher
 from compress.training import AnswerTrainer
 
@@ -128,17 +132,26 @@ def _focused(examples: list[Example], catalogue: Catalogue, seed: int) -> list[E
 
 def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:
     """Teacher correction: fine-tune on the domain before distilling (Minitron, 2408.11796, section 3.2)."""
-    assert recipe.teacher.model is not None and recipe.teacher.train is not None, "the recipe was validated"
-    base, tokenizer = load_teacher(recipe.teacher.model, recipe.teacher.adapter)
-    model = _with_adapter(base, recipe.teacher.lora) if recipe.teacher.lora is not None else base
+    teacher = recipe.teacher
+    assert teacher.model is not None and teacher.train is not None, "the recipe was validated"
+    tokenizer = load_tokenizer(teacher.model)
     prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
     examples = read_examples(data / "train.jsonl")
-    dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens)
-    trainer = AnswerTrainer(
+    make_trainer: Callable[..., AnswerTrainer] = AnswerTrainer
+    model: PreTrainedModel | PeftModel
+    if teacher.lora is not None and teacher.lora.quantize is not None:
+        base = _base_checkpoint(teacher, out)
+        model = qlora_model(base, teacher.lora, teacher.train.gradient_checkpointing)
+        make_trainer = functools.partial(QloraTrainer, base=base)
+    else:
+        model, _ = load_teacher(teacher.model, teacher.adapter)
+        if teacher.lora is not None:
+            model = get_peft_model(model, lora_config(teacher.lora))
+    trainer = make_trainer(
         model=model,
         tokenizer=tokenizer,
-        train=recipe.teacher.train,
-        dataset=dataset,
+        train=teacher.train,
+        dataset=TokenDataset(examples, prompt, tokenizer.eos_token_id, recipe.data.max_tokens),
         out=out / "checkpoints",
         seed=recipe.seed,
         description="teacher correction",
@@ -146,12 +159,16 @@ def _correct(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target
     trainer.train_resuming(target)
 
 
-def _with_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=list(lora.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
+def _base_checkpoint(teacher: Teacher, out: Path) -> str:
+    """What is loaded in 4 bits: the model itself, or the model with its adapter merged, written into `out`/base."""
+    assert teacher.model is not None, "the recipe was validated"
+    if teacher.adapter is None:
+        return teacher.model
+    target = out / "base"
+    if ranks.number() == 0 and not target.is_dir():
+        model, _ = load_teacher(teacher.model, teacher.adapter)
+        staged = out / "base.partial"
+        model.bfloat16().save_pretrained(staged)
+        staged.rename(target)
+    ranks.meet()
+    return str(target)

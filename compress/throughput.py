@@ -33,8 +33,9 @@ class Throughput(TrainerCallback):
             print(f"{self.name}: {speed:,.0f} tokens/s, {used:.0%} of this machine's {peak / 1e12:.2f} TFLOP/s")
 
 
-def reachable_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """FLOP/s of the best of several products of two square matrices of `size`."""
+def reachable_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of several products of two square matrices, large enough to keep the device busy."""
+    size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(5):

@@ -85,13 +85,40 @@ def _answer_to_learn(example: Example) -> str:
 
 
 class TokenDataset(Dataset):
-    """Tokenised examples; longer ones than `max_tokens` are left out."""
+    """Tokenised examples; longer ones than `max_tokens` are left out, and counted."""
 
     def __init__(self, examples: list[Example], prompt: Prompt, eos_token_id: int, max_tokens: int) -> None:
+        """
+        Raises:
+            RecipeError: all examples are longer than `max_tokens`.
+        """
         chunks = (examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK))
         tokenised = (tokens for chunk in chunks for tokens in tokenize_examples(chunk, prompt, eos_token_id))
-        self.rows = [tokens for tokens in tokenised if len(tokens.ids) <= max_tokens]
+        self.rows: list[Tokens] = []
+        self.max_tokens = max_tokens
+        self.too_long: list[int] = []  # how long those are that were left out
+        for tokens in tokenised:
+            if len(tokens.ids) <= max_tokens:
+                self.rows.append(tokens)
+            else:
+                self.too_long.append(len(tokens.ids))
+        if examples and not self.rows:
+            raise RecipeError(
+                f"data.max_tokens: all {len(examples)} examples are longer than {max_tokens} tokens; "
+                f"the shortest has {min(self.too_long)}"
+            )
         self.lengths = [len(tokens.ids) for tokens in self.rows]
+
+    @property
+    def summary(self) -> str:
+        """How many examples there are and how many were left out, as a line to print."""
+        count = f"{len(self.rows):,} training examples of {sum(self.lengths):,} tokens"
+        if not self.too_long:
+            return f"{count}; none is longer than data.max_tokens: {self.max_tokens}"
+        return (
+            f"{count}; {len(self.too_long):,} longer than data.max_tokens: {self.max_tokens} are left out "
+            f"(the longest has {max(self.too_long):,})"
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,16 +15,19 @@ import pytest
 from bundle.manifest import open_bundle
 from compress.evaluate import gate_failures
 from compress.recipe import Gate
+from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import STAGES
 from tests.support.server_process import COMMANDS, serving
 
-# `publish` is for recipes without a student.
-STUDENT_STAGES = [stage for stage in STAGES if stage != "publish"]
+# `publish` is for recipes without a student, the others for those that ask for them.
+OPTIONAL = {"answers", "fine_tune", "on_policy", "recover", "vllm", "publish"}
+STUDENT_STAGES = [stage for stage in STAGES if stage not in OPTIONAL]
 RECIPE = Path(__file__).parents[1] / "support" / "micro.yaml"
 
 
-def compress(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [COMMANDS / "deepcode-compress", "run", RECIPE, "--out", out, *options]
+def compress(out: Path, *options: str, launcher: Sequence[object] = ()) -> subprocess.Popen[str]:
+    program = [*launcher, "-m", "compress.cli"] if launcher else [COMMANDS / "deepcode-compress"]
+    command = [*program, "run", RECIPE, "--out", out, *options]
     # One thread: sums are then made in one order, and two runs can be compared exactly.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
@@ -60,7 +66,61 @@ def test_a_run_ends_with_a_checked_bundle_and_its_scores(finished: tuple[Path, s
     for column in ("defects P", "hygiene P", "clean", "valid", "length", "terms", "peak MB", "tokens/s"):
         assert column in said
     assert bundle.manifest.lineage["stages"].keys() == set(STUDENT_STAGES) - {"bundle"}
-    assert (run / "bundle" / "report.html").read_text().count("<svg") == 1
+    page = (run / "bundle" / "report.html").read_text()
+    assert page.count("<svg") > 6, "a curve for everything that is logged and changes"
+    for part in ("Scores with 95% intervals", "tokens a second", "Rule by rule", "Answers side by side", "draws: 1"):
+        assert part in page
+    assert re.search(r'(src|href)="(?!#)|@import|url\((?!#)', page) is None, "it needs no network"
+
+
+def test_the_answers_on_the_page_are_those_that_were_scored(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    samples = read_samples(run / "evaluate" / SAMPLES_FILE)
+    assert samples and len({sample.kind for sample in samples}) == len(samples)
+    for sample in samples:
+        assert [name for name, _ in sample.answers] == ["teacher", "student, distilled", "student, ONNX int4"]
+        assert sample.code.startswith("1")
+
+
+# What is cheap to skip of a run whose training is looked at.
+SHORT = ("distill.baseline=false", "quantize=null", "evaluate.natural_units=2", "evaluate.planted_units=2")
+
+
+def changed(
+    finished: tuple[Path, str], folder: Path, *overrides: str, launcher: Sequence[object] = ()
+) -> tuple[Path, str]:
+    """A copy of the finished run, gone through again with other keys: its data and teacher are as they were."""
+    copy = folder / "run"
+    subprocess.run(["cp", "-r", finished[0], copy], check=True)
+    options = [part for override in (*SHORT, *overrides) for part in ("--set", override)]
+    process = compress(copy, *options, launcher=launcher)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "data: unchanged, skipped" in said and "teacher: unchanged, skipped" in said
+    return copy, said
+
+
+def logged(run: Path) -> dict:
+    """What distilling logged last."""
+    history = json.loads((run / "distill" / "model" / "training.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry][-1]
+
+
+def test_an_online_teacher_with_layer_losses_goes_the_whole_way(finished: tuple[Path, str], tmp_path: Path) -> None:
+    layers = ("distill.hidden={weight: 0.5, kind: cosine}", "distill.attention={weight: 0.1}")
+    run, _ = changed(finished, tmp_path, "distill.teacher=online", *layers)
+    stages = open_bundle(run / "bundle").manifest.lineage["stages"]
+    assert "logits" not in stages and "distill" in stages
+    assert {"hidden", "attention", "teacher_entropy"} <= logged(run).keys()
+
+
+def test_sampled_labels_go_the_whole_way_in_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    run, said = changed(finished, tmp_path, "distill.labels=sampled", "distill.samples=16", launcher=torchrun)
+    assert json.loads((run / "logits" / "labels" / "key.json").read_text())["labels"] == "sampled"
+    assert "top_k_mass" not in logged(run)
+    assert said.count("data: unchanged, skipped") == 1, "one process speaks"
+    open_bundle(run / "bundle")
 
 
 def test_the_bundle_answers_requests(finished: tuple[Path, str], tmp_path: Path) -> None:

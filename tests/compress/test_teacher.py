@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from compress.data.examples import write_examples
 from compress.errors import RecipeError
+from compress.qlora import load_in_nf4
 from compress.recipe import Data, Lora, Recipe, Student, Teacher, Train
 from compress.teacher import load_teacher, prepare_teacher
 
@@ -83,3 +84,40 @@ def test_a_tokenizer_whose_padding_is_its_eos_is_refused(tiny_checkpoint, model,
     model.save_pretrained(tmp_path / "padded")
     with pytest.raises(RecipeError, match="pad token that is not its EOS"):
         load_teacher(str(tmp_path / "padded"), None)
+
+
+def qlora_teacher(checkpoint: Path, **keys) -> Teacher:
+    train = Train(learning_rate=2e-2, max_steps=6, per_device_train_batch_size=4, bf16=False)
+    return Teacher(model=str(checkpoint), train=train, lora=Lora(r=4, lora_alpha=8, quantize="nf4"), **keys)
+
+
+def test_an_adapter_trained_in_4_bits_is_merged_into_what_it_was_trained_on(
+    tiny_checkpoint, data, catalogue, dataset, tmp_path
+) -> None:
+    from peft import PeftModel
+
+    (tmp_path / "teacher").mkdir()
+    prepare_teacher(recipe_with(qlora_teacher(tiny_checkpoint)), catalogue, data, tmp_path / "teacher")
+    corrected = Qwen2ForCausalLM.from_pretrained(tmp_path / "teacher" / "model", dtype=torch.float32)
+    assert corrected.config.to_dict().get("quantization_config") is None
+    adapter = tmp_path / "teacher" / "checkpoints" / "adapter"
+    unmerged = PeftModel.from_pretrained(load_in_nf4(str(tiny_checkpoint)), adapter)
+    elsewhere = PeftModel.from_pretrained(
+        Qwen2ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32), adapter
+    )
+    ids = torch.tensor([dataset.rows[0].ids])
+    with torch.no_grad():
+        trained, merged, into_unquantised = (each(ids).logits.float() for each in (unmerged, corrected, elsewhere))
+        plain = Qwen2ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)(ids).logits
+    off = (merged - trained).pow(2).mean().sqrt()
+    assert off < 0.2 * (into_unquantised - trained).pow(2).mean().sqrt()
+    assert off < 0.1 * (trained - plain).pow(2).mean().sqrt()
+
+
+def test_a_base_with_an_adapter_is_merged_before_it_is_quantised(tiny_checkpoint, adapter, data, catalogue, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    teacher = qlora_teacher(tiny_checkpoint, adapter=str(adapter))
+    prepare_teacher(recipe_with(teacher), catalogue, data, tmp_path / "teacher")
+    base = Qwen2ForCausalLM.from_pretrained(tmp_path / "teacher" / "base", dtype=torch.bfloat16).state_dict()
+    expected = load_teacher(str(tiny_checkpoint), str(adapter))[0].bfloat16().state_dict()
+    assert all(torch.equal(base[name], expected[name]) for name in expected)
