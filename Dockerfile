@@ -11,7 +11,7 @@ RUN python3 -m venv /opt/venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY bundle bundle
 COPY serve serve
-RUN /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[serve]'
+RUN /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[serve,cache,tracing]'
 
 FROM ${PYTHON_IMAGE} AS runtime
 COPY --from=build /opt/venv /opt/venv

@@ -4,33 +4,76 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 
 from bundle.manifest import Bundle
-from serve.analysis.loading import load_analyzer
+from serve.analysis.cache import SharedStore
+from serve.analysis.loading import load_analyzer, make_cache
+from serve.analysis.writing import Writer
 from serve.api.analyze import analyze
+from serve.api.batch import FILES_AT_ONCE, analyze_batch
 from serve.api.bundle import bundle_info
+from serve.api.card import bundle_report
 from serve.api.errors import problem_response
-from serve.api.health import live, ready
-from serve.api.limits import Admission, BodyDeadline
-from serve.settings import Settings
+from serve.api.health import live, ready, startup
+from serve.api.keys import Authentication, Door
+from serve.api.limits import Admission, BodyLimits
+from serve.api.metrics import Metrics, metrics_page
+from serve.api.observing import Observed, Telemetry
+from serve.api.openai import Completions, chat, complete, models, one_model
+from serve.api.running import Analyses
+from serve.api.tracing import Tracing
+from serve.engine.base import Engine
+from serve.settings import Settings, SettingsError
+from serve.web import page, page_files
+
+CACHE_NAMESPACE = "deepcode"
+CACHE_SECONDS = 0.5
 
 
-def create_app(settings: Settings, bundle: Bundle, admission: Admission) -> Litestar:
+class Application(Observed):
+    """The ASGI application, and what its launcher must know of it."""
+
+    def __init__(self, app: Litestar, telemetry: Telemetry, engine: Engine) -> None:
+        super().__init__(app, telemetry)
+        self.engine = engine
+
+
+def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing: Tracing | None = None) -> Application:
     """The ASGI application; its engine runs from now until the application shuts down.
 
     Args:
         settings: the operator's.
         bundle: verified.
         admission: shared with the launcher, which closes it when the process is asked to stop.
+        tracing: where spans go; None makes none.
 
     Raises:
         BundleError: the bundle has no export for the chosen engine.
+        KeyFileError: the file of API keys can not be used.
+        SettingsError: a setting needs a package that is not installed.
+        EngineUnavailable: the chosen engine can not start on this machine.
     """
-    analyzer = load_analyzer(bundle, settings.slots, settings.max_queue, settings.threads)
+    door = Door(settings.api_keys, settings.requests_per_minute, settings.tokens_per_minute)
+    shared = None if settings.cache_url is None else _shared_store(settings.cache_url)
+    cache = make_cache(bundle, settings.engine, settings.cache_bytes, shared)
+    telemetry = Telemetry(Metrics(bundle.manifest.name), tracing)
+    # A request that is admitted is a batch at most.
+    analyzer = load_analyzer(
+        bundle,
+        settings.slots,
+        settings.max_queue * FILES_AT_ONCE,
+        settings.threads,
+        settings.device,
+        cache,
+        telemetry,
+    )
+    writer = Writer(bundle, analyzer.engine, telemetry)
+    telemetry.metrics.watch(analyzer.engine, admission, cache)
 
     @asynccontextmanager
     async def running_engine(_: Litestar) -> AsyncIterator[None]:
@@ -39,17 +82,39 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission) -> Lite
             yield
         finally:
             analyzer.engine.close()
+            if tracing is not None:
+                tracing.close()
 
-    return Litestar(
-        route_handlers=[analyze, bundle_info, live, ready],
+    body_bytes_at_once = max(settings.max_batch_bytes, settings.max_queue * settings.max_body_bytes)
+    batches = Router("/", route_handlers=[analyze_batch], request_max_body_size=settings.max_batch_bytes)
+    app = Litestar(
+        route_handlers=[
+            analyze,
+            batches,
+            bundle_info,
+            bundle_report,
+            chat,
+            complete,
+            models,
+            one_model,
+            startup,
+            live,
+            ready,
+            metrics_page,
+            page,
+            page_files,
+        ],
         dependencies={
             "analyzer": _always(analyzer),
+            "analyses": _always(Analyses(analyzer, bundle, settings)),
             "admission": _always(admission),
             "bundle": _always(bundle),
+            "completions": _always(Completions(writer, bundle.manifest.name, settings, admission)),
+            "metrics": _always(telemetry.metrics),
         },
         exception_handlers={Exception: problem_response},
         lifespan=[running_engine],
-        middleware=[BodyDeadline(settings.body_seconds)],
+        middleware=[BodyLimits(settings.body_seconds, body_bytes_at_once), Authentication(door)],
         request_max_body_size=settings.max_body_bytes,
         # JSON alone: the UI pages load their scripts from a CDN, and this must work without a network.
         openapi_config=OpenAPIConfig(
@@ -57,8 +122,33 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission) -> Lite
             version="1",
             path="/schema",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(
+                security_schemes={
+                    "apiKey": SecurityScheme(
+                        type="http", scheme="bearer", description="Where the server was started with --api-keys."
+                    )
+                }
+            ),
+            # Either works where no key is asked for.
+            security=[{}, {"apiKey": []}],
         ),
+        # The process has one log, and whoever starts it says where it goes.
+        logging_config=None,
     )
+    return Application(app, telemetry, analyzer.engine)
+
+
+def _shared_store(url: str) -> SharedStore:
+    try:
+        from litestar.stores.valkey import ValkeyStore
+        from valkey.asyncio import Valkey
+    except ImportError as error:
+        raise SettingsError(f"--cache-url needs: pip install 'deepcode-analyst[cache]' ({error})") from error
+    try:
+        client = Valkey.from_url(url, socket_timeout=CACHE_SECONDS, socket_connect_timeout=CACHE_SECONDS)
+    except ValueError as error:
+        raise SettingsError(f"--cache-url is no address of a Valkey or Redis: {error}") from error
+    return ValkeyStore(client, namespace=CACHE_NAMESPACE)
 
 
 def _always(value: object) -> Provide:

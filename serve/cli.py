@@ -9,33 +9,60 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 stopped as asked, 2 a setting or the bundle is wrong.
+    """Run the command; returns its exit code: 0 stopped as asked, 1 the engine broke down, 2 a setting, the
+    file of keys or the bundle is wrong.
 
     Raises:
         SystemExit: with 3, by uvicorn, which has said why: the address cannot be listened on.
     """
+    flags = _parser().parse_args(arguments)
+    if flags.new_key is not None:
+        return _make_key(flags.api_keys or os.environ.get("DEEPCODE_API_KEYS"), flags.new_key)
+
     from serve.settings import SettingsError, load_settings
 
-    flags = _parser().parse_args(arguments)
     try:
         settings = load_settings(vars(flags), os.environ)
     except SettingsError as error:
         return _refuse(str(error))
 
     from bundle.manifest import BundleError, open_bundle
+    from serve.api.keys import KeyFileError
     from serve.api.limits import Admission
+    from serve.api.logs import log_to_stderr
+    from serve.api.tracing import make_tracing
     from serve.app import create_app
+    from serve.engine.base import EngineUnavailable
+    from serve.engine.steps import StudentBroken
     from serve.launcher import make_server
 
+    log_to_stderr()
     admission = Admission(settings.max_queue)
     try:
-        app = create_app(settings, open_bundle(settings.bundle), admission)
-    except BundleError as error:
+        tracing = make_tracing(os.environ)
+        app = create_app(settings, open_bundle(settings.bundle), admission, tracing)
+    except (BundleError, KeyFileError, SettingsError, EngineUnavailable, StudentBroken) as error:
         return _refuse(str(error))
-    make_server(app, admission, settings.host, settings.port, settings.drain_seconds).run()
+    server = make_server(app, admission, settings)
+    server.run()
+    return 1 if server.engine_failed else 0
+
+
+def _make_key(file: str | None, name: str) -> int:
+    from serve.api.keys import KeyFileError, add_new_key
+
+    if not file:
+        return _refuse("say which file the key's hash is to be added to: --api-keys FILE --new-key NAME")
+    try:
+        key = add_new_key(Path(file), name)
+    except (KeyFileError, OSError) as error:
+        return _refuse(str(error))
+    print(key)
+    print(f"deepcode-serve: its hash is in {file}; the key itself is nowhere, so keep it.", file=sys.stderr)
     return 0
 
 
@@ -51,14 +78,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", nargs="?", help="the bundle's folder")
     parser.add_argument("--engine", help="what runs the student: onnx (default)")
+    parser.add_argument("--device", help="where it runs: auto (default), cpu or cuda")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (default 8000)")
     parser.add_argument("--slots", help="units answered at once (default 8)")
     parser.add_argument("--threads", help="CPU threads of the engine (default: every core)")
-    parser.add_argument("--max-queue", help="analyses accepted at once, others get 503 (default 64)")
+    parser.add_argument("--max-queue", help="requests accepted at once, others get 503 (default 64)")
     parser.add_argument("--max-body-bytes", help="largest request body (default 2000000)")
+    parser.add_argument("--max-batch-bytes", help="largest body of a batch (default 20000000)")
+    parser.add_argument("--header-seconds", help="time a client has to send a request's headers (default 10)")
     parser.add_argument("--body-seconds", help="time a client has to send its body (default 30)")
+    parser.add_argument("--read-seconds", help="time a client may leave its answer unread (default 30)")
+    parser.add_argument("--analysis-seconds", help="time one file may take (default 120)")
     parser.add_argument("--drain-seconds", help="time accepted work has after SIGTERM (default 30)")
+    parser.add_argument("--api-keys", metavar="FILE", help="hashes of the keys that are let in (default: no key)")
+    parser.add_argument("--requests-per-minute", help="requests of one key (default 0: no limit)")
+    parser.add_argument("--tokens-per-minute", help="computed tokens of one key (default 0: no limit)")
+    parser.add_argument("--cache-bytes", help="memory for answers that are kept (default 64000000)")
+    parser.add_argument("--cache-url", help="a Valkey or Redis that keeps them too (default: none)")
+    parser.add_argument("--log-code", metavar="BOOL", help="whether requests' code is logged (default false)")
+    parser.add_argument("--new-key", metavar="NAME", help="add a key to the --api-keys FILE, print it, and end")
     return parser
 
 

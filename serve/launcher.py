@@ -1,27 +1,42 @@
 """uvicorn with a stop that loses nothing: refuse new work at once, finish what was accepted, exit 0."""
 
 import asyncio
+import logging
 from types import FrameType
 
 import uvicorn
 
 from serve.api.limits import Admission
+from serve.app import Application
+from serve.connections import BoundedConnection
+from serve.settings import Settings
 
 HEADER_BYTES = 16 * 1024
-LINGER_SECONDS = 1
+# For answers that are written and on their way.
+LINGER_SECONDS = 3
+# Long enough for a probe and for clients to be told why.
+FAILED_LINGER_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """Keeps listening while it drains, so that probes and clients are told (503) rather than refused."""
+    """Keeps listening while it drains, so that probes and clients are told (503) rather than refused.
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, drain_seconds: float) -> None:
+    `engine_failed`: it stopped because its engine broke down.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Application, admission: Admission, drain_seconds: float) -> None:
         """
         Args:
             config: uvicorn's own.
+            app: whose engine is looked after.
             admission: closed on the first SIGTERM or SIGINT.
             drain_seconds: how long accepted work may go on; a second signal ends it at once.
         """
         super().__init__(config)
+        self.engine_failed = False
+        self._engine = app.engine
         self._admission = admission
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -31,6 +46,17 @@ class DrainingServer(uvicorn.Server):
         """Remember the loop: signal handlers run outside it."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop when the engine broke down: a process without one answers nothing, and another should be started."""
+        if self._engine.failure is not None and not self.engine_failed:
+            _log.error("the engine broke down, so this server stops: %s", self._engine.failure)
+            self.engine_failed = True
+            asyncio.get_running_loop().call_later(FAILED_LINGER_SECONDS, self._stop)
+        return await super().on_tick(counter)
+
+    def _stop(self) -> None:
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on the first signal, stop on the second. Not remembered for uvicorn to raise it again: a
@@ -49,22 +75,28 @@ class DrainingServer(uvicorn.Server):
             async with asyncio.timeout(self._drain_seconds):
                 await self._admission.idle()
         except TimeoutError:
-            pass
-        self.should_exit = True
+            _log.warning("%d requests were not finished in time", self._admission.in_flight)
+        self._stop()
 
 
-def make_server(app: object, admission: Admission, host: str, port: int, drain_seconds: float) -> DrainingServer:
+def make_server(app: Application, admission: Admission, settings: Settings) -> DrainingServer:
     """A server ready to `run()`."""
+
+    class Connection(BoundedConnection):
+        header_seconds = settings.header_seconds
+        read_seconds = settings.read_seconds
+
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        host=host,
-        port=port,
+        app,
+        host=settings.host,
+        port=settings.port,
         # h11 bounds a request's headers; httptools buffers them without a limit.
-        http="h11",
+        http=Connection,
         h11_max_incomplete_event_size=HEADER_BYTES,
         ws="none",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=LINGER_SECONDS,
     )
-    return DrainingServer(config, admission, drain_seconds)
+    return DrainingServer(config, app, admission, settings.drain_seconds)

@@ -19,6 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Path
     engine: Literal["onnx"] = "onnx"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the student runs; `auto` takes CUDA if it works with this bundle, else the CPU."""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     slots: Annotated[int, Meta(ge=1)] = 8
@@ -26,12 +28,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of the engine; 0 for every core."""
     max_queue: Annotated[int, Meta(ge=1)] = 64
-    """Analyses accepted at once; one more is refused with 503."""
+    """Requests accepted at once, those that wait included; one more is refused with 503."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 2_000_000
+    max_batch_bytes: Annotated[int, Meta(ge=1)] = 20_000_000
+    """The same for /v1/analyze/batch, which carries many files."""
+    header_seconds: Annotated[float, Meta(gt=0)] = 10.0
+    """How long a client may take to send the headers of a request."""
     body_seconds: Annotated[float, Meta(gt=0)] = 30.0
     """How long a client may take to send its body."""
+    read_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    """How long a client may leave its answer unread before it is hung up on."""
+    analysis_seconds: Annotated[float, Meta(gt=0)] = 120.0
+    """How long one file may take; units that are not answered by then are listed as skipped."""
     drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
     """How long accepted work may go on after SIGTERM."""
+    api_keys: Path | None = None
+    """A file with the hashes of the keys that are let in; without one everybody is."""
+    requests_per_minute: Annotated[float, Meta(ge=0)] = 0.0
+    """For each key; 0 for no limit."""
+    tokens_per_minute: Annotated[float, Meta(ge=0)] = 0.0
+    """For each key, prompt and answer tokens that had to be computed; 0 for no limit."""
+    cache_bytes: Annotated[int, Meta(ge=0)] = 64_000_000
+    """Memory for answers that are kept; 0 keeps none."""
+    cache_url: str | None = None
+    """A Valkey or Redis that keeps them too, for every server of a bundle."""
+    log_code: bool = False
+    """Whether the code of a request is written to the log."""
 
 
 def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
@@ -47,7 +69,7 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
         flag = flags.get(name)
         if flag is not None:
             chosen[name], origin[name] = flag, f"--{name.replace('_', '-')}"
-        elif variable in environment:
+        elif environment.get(variable):  # an empty variable is how a deployment says "not set"
             chosen[name], origin[name] = environment[variable], variable
     if "bundle" not in chosen:
         raise SettingsError(f"name a bundle: deepcode-serve BUNDLE, or set {ENVIRONMENT_PREFIX}BUNDLE")

@@ -83,12 +83,25 @@ def test_the_keys_of_evaluate_export_and_gate_are_there_with_their_defaults() ->
         "export.onnx": {},
         **{f"quantize.{name}": value for name, value in defaults(recipe.Quantize).items()},
         **{f"export.onnx.{name}": value for name, value in defaults(recipe.Onnx).items()},
+        "export.vllm": None,
+        **{f"export.vllm.{name}": value for name, value in defaults(recipe.W4A16).items()},
     }
 
 
 @pytest.mark.parametrize(
     "kind",
-    [recipe.Recipe, recipe.Student, recipe.Scratch, recipe.Lora, recipe.Ramp, recipe.HiddenLoss, recipe.AttentionLoss],
+    [
+        recipe.Recipe,
+        recipe.Student,
+        recipe.Scratch,
+        recipe.Lora,
+        recipe.Ramp,
+        recipe.HiddenLoss,
+        recipe.AttentionLoss,
+        recipe.TeacherAnswers,
+        recipe.OnPolicy,
+        recipe.Recover,
+    ],
 )
 def test_other_keys_of_a_recipe_are_named(kind: type[msgspec.Struct]) -> None:
     text = section("compress.md", "The recipe")
@@ -135,6 +148,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
         linked = page.parent / target if target else page
         assert linked.is_file(), f"{page.name} links to {target}"
-        headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
         anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
         assert not anchor or anchor in anchors, f"{page.name} links to {target}#{anchor}"
+
+
+def test_every_key_that_is_advised_to_be_changed_exists() -> None:
+    text = section("scale.md", "When it does not go well")
+    sections = {field.name: field.type for field in msgspec.structs.fields(recipe.Recipe)}
+    for name, key in re.findall(r"`(data|teacher|distill|train|quantize|export|evaluate)\.(\w+)", text):
+        kinds = getattr(sections[name], "__args__", (sections[name],))
+        assert any(key in getattr(kind, "__struct_fields__", ()) for kind in kinds), f"{name}.{key}"

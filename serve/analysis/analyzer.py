@@ -1,23 +1,27 @@
 """A file's analysis from beginning to end: code → units → prompts → engine → answers → report."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from bundle.answer import CLOSING, CLOSING_FINDINGS, Answer, parse_answer
-from bundle.confidence import calibrated, finding_confidences
+from bundle.answer import parse_answer
+from bundle.confidence import calibrated
 from bundle.manifest import Bundle
 from bundle.prompt import Prompt
 from bundle.units import Unit
 from serve.analysis import report
-from serve.analysis.findings import Candidate, as_findings, locate, merge
+from serve.analysis.asking import Asker, Call, NotAnswered, Observer, UnitAnswer
+from serve.analysis.cache import AnswerCache
+from serve.analysis.findings import as_findings, locate, merge
 from serve.analysis.languages import language_of
+from serve.analysis.report import Report
+from serve.analysis.results import NO_TOKENS, UnitResult, distinct_names, unit_result
 from serve.analysis.summary import summarise, summarised_units
-from serve.analysis.syntax import SyntaxWorkers
-from serve.engine.base import Engine, EngineClosed, EngineError, GenerationRequest, Token
+from serve.analysis.syntax import CutFile, SyntaxWorkers
+from serve.engine.base import Engine, EngineClosed
 
 # A unit is asked about only if its prompt leaves this much of the context for the answer: three findings
 # and a sentence. A longer answer may use whatever is left.
@@ -59,19 +63,32 @@ class AnalysisRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     min_confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-class _UnitResult(msgspec.Struct, frozen=True):
-    """What came of asking about one unit: candidates and a sentence, or why not."""
+class PreparedAnalysis(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that can be analysed: its rules are known and its code is cut, unless its report was kept.
 
-    candidates: list[Candidate] = []
-    sentence: str = ""
-    skipped: str | None = None
-    usage: report.Usage = report.Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+    `key` is the report's name in the cache, when there is one.
+    """
+
+    request: AnalysisRequest
+    call: Call
+    rules: tuple[str, ...]
+    key: str | None
+    file: CutFile | None
+    kept: report.Report | None
 
 
 class Analyzer:
     """Analyses files with one bundle and one engine; requests run side by side."""
 
-    def __init__(self, bundle: Bundle, prompt: Prompt, engine: Engine, units_at_once: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        prompt: Prompt,
+        engine: Engine,
+        units_at_once: int,
+        cache: AnswerCache | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         """
         Args:
             bundle: the student's rules, language and thresholds.
@@ -79,9 +96,13 @@ class Analyzer:
             engine: who answers.
             units_at_once: how many units of one request may be with the engine, so that a long file
                 does not fill its queue.
+            cache: where answers and reports are kept; None keeps none.
+            observer: told of every engine request.
         """
         self._manifest, self._catalogue = bundle.manifest, bundle.catalogue
         self._prompt, self.engine = prompt, engine
+        self._asker = Asker(engine, cache, observer)
+        self._cache = cache
         self._units_at_once = units_at_once
         self._syntax = SyntaxWorkers()
         self.model = report.ReportModel(
@@ -100,48 +121,54 @@ class Analyzer:
         """
         await self._syntax.start()
 
-    async def analyze(self, request: AnalysisRequest) -> report.Report:
-        """The report about one file. Cancelling this cancels its work in the engine.
+    async def prepare(self, request: AnalysisRequest, call: Call | None = None) -> PreparedAnalysis:
+        """Refuse what can not be analysed, and cut the rest, before the engine is asked anything.
 
         Raises:
             RefusedInput: an unknown rule, a language this bundle does not know, or text that is not code.
             UnparsableCode: the code does not parse.
-            EngineClosed: the engine was closed meanwhile.
         """
+        call = call or Call()
         rules = self._rules(request.rules)
         self._check_language(request)
         if "\0" in request.code:
             raise BinaryInput("the code holds NUL characters, so it is not source text; send UTF-8 text")
-        file = await self._syntax.cut(request.code)
-        results = await self._ask_about_all(file.units, rules)
-        candidates = merge(
-            candidate
-            for result in results
-            for candidate in result.candidates
-            if candidate.confidence >= self._threshold(candidate.rule, request.min_confidence)
-        )
-        return report.Report(
+        key = file = kept = None
+        if self._cache is not None:
+            key = self._cache.key(call.tenant, "report", request.code, request.path, rules, request.min_confidence)
+            kept = await self._cache.get(key, report.Report)
+        if kept is None:
+            file = await self._syntax.cut(request.code)
+        return PreparedAnalysis(request=request, call=call, rules=rules, key=key, file=file, kept=kept)
+
+    async def analyze(self, prepared: PreparedAnalysis, on_unit: Callable[[UnitResult], None] | None = None) -> Report:
+        """The report about one file. Cancelling this cancels its work in the engine.
+
+        Args:
+            prepared: what `prepare` gave.
+            on_unit: called with each unit's result as soon as it is there; never for a report that was kept.
+
+        Raises:
+            EngineClosed: the engine was closed, or broke down, meanwhile.
+        """
+        if prepared.file is None:
+            assert prepared.kept is not None, "a request is cut unless its report was kept"
+            return msgspec.structs.replace(prepared.kept, usage=prepared.kept.usage.from_cache())
+        results = await self._ask_about_all(prepared, prepared.file, on_unit)
+        answer = self._report(prepared.file, results)
+        if self._cache is not None and prepared.key is not None and all(result.lasting for result in results):
+            await self._cache.put(prepared.key, answer)
+        return answer
+
+    def _report(self, file: CutFile, results: Sequence[UnitResult]) -> Report:
+        findings = (finding for result in results for finding in result.findings)
+        return Report(
             schema_version=report.SCHEMA_VERSION,
             model=self.model,
             summary=summarise(file.units, {index: result.sentence for index, result in enumerate(results)}),
-            findings=as_findings(
-                candidates,
-                await self._fixes_that_parse(candidates, file.lines),
-                file.lines,
-                request.path,
-                self._catalogue,
-            ),
+            findings=tuple(sorted(findings, key=lambda each: (each.start_line, each.start_column, each.rule))),
             metrics=file.metrics,
-            skipped=tuple(
-                report.SkippedUnit(
-                    name=unit.name,
-                    start_line=unit.start_line,
-                    end_line=unit.end_line,
-                    reason=result.skipped,
-                )
-                for unit, result in zip(file.units, results, strict=True)
-                if result.skipped is not None
-            ),
+            skipped=tuple(result.skipped for result in results if result.skipped is not None),
             usage=report.Usage(
                 prompt_tokens=sum(result.usage.prompt_tokens for result in results),
                 cached_tokens=sum(result.usage.cached_tokens for result in results),
@@ -163,30 +190,55 @@ class Analyzer:
         if language is not None and language.lower() != self._manifest.language:
             raise UnsupportedLanguage(language, self._manifest.language)
 
-    def _threshold(self, rule: str, asked: float | None) -> float:
-        return self._manifest.thresholds.get(rule, DEFAULT_THRESHOLD) if asked is None else asked
-
-    async def _ask_about_all(self, units: Sequence[Unit], rules: tuple[str, ...]) -> list[_UnitResult]:
+    async def _ask_about_all(
+        self, prepared: PreparedAnalysis, file: CutFile, on_unit: Callable[[UnitResult], None] | None
+    ) -> list[UnitResult]:
         """Results in the order of the units; at most `units_at_once` are asked about at a time."""
-        prompts = await asyncio.to_thread(lambda: [self._prompt.encode(unit) for unit in units])
-        results = [_UnitResult(skipped=self._too_long(prompt)) for prompt in prompts]
-        fitting = [index for index, result in enumerate(results) if result.skipped is None]
-        summarised = summarised_units(units, fitting)
+        prompts = await asyncio.to_thread(self._prompt.encode_all, file.units)
+        too_long = [self._too_long(prompt) for prompt in prompts]
+        fitting = [index for index, reason in enumerate(too_long) if reason is None]
+        summarised = summarised_units(file.units, fitting)
+        labels = distinct_names(file.units)
+        results: dict[int, UnitResult] = {}
+
+        def finish(index: int, answer: UnitAnswer | str, findings: tuple[report.Finding, ...] = ()) -> None:
+            """`answer`: or why there is none this time."""
+            result = unit_result(file.units[index], answer, findings, len(results) + 1, len(file.units))
+            results[index] = result
+            if on_unit is not None:
+                on_unit(result)
+
+        async def check(index: int, answer: UnitAnswer) -> None:
+            unit = msgspec.structs.replace(file.units[index], name=labels[index])
+            finish(index, answer, await self._findings(unit, answer, file.lines, prepared.request))
+
         remaining = iter(fitting)
 
         async def ask_next() -> None:
             for index in remaining:
-                results[index] = await self._ask_about(
-                    units[index], prompts[index], rules, with_summary=index in summarised
-                )
+                try:
+                    answer = await self._asker.ask(
+                        file.units[index], prompts[index], prepared.rules, index in summarised, prepared.call
+                    )
+                except NotAnswered as error:
+                    finish(index, str(error))
+                else:
+                    # Checked beside the next question: the engine does not wait for a parser.
+                    tasks.create_task(check(index, answer))
 
+        for index, reason in enumerate(too_long):
+            if reason is not None:
+                finish(index, UnitAnswer("", (), NO_TOKENS, unfinished=reason))
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(self._units_at_once, len(fitting))):
                     tasks.create_task(ask_next())
-        except* EngineClosed as closed:
-            raise EngineClosed("the server stopped before the analysis was complete") from closed
-        return results
+        except ExceptionGroup as failed:
+            closed = failed.subgroup(EngineClosed)
+            if closed is None:
+                raise
+            raise closed.exceptions[0] from failed
+        return [result for _, result in sorted(results.items())]
 
     def _too_long(self, prompt: Sequence[int]) -> str | None:
         context = self._manifest.context_length
@@ -194,40 +246,33 @@ class Analyzer:
             return None
         return f"{len(prompt)} prompt tokens and {ANSWER_TOKENS} for the answer exceed the context of {context} tokens"
 
-    async def _ask_about(
-        self, unit: Unit, prompt: Sequence[int], rules: tuple[str, ...], with_summary: bool
-    ) -> _UnitResult:
-        tokens: list[Token] = []
-        text = b""
-        end = CLOSING_FINDINGS.encode()
-        try:
-            async with self.engine.submit(GenerationRequest(prompt, rules, len(unit.lines))) as stream:
-                async for token in stream:
-                    tokens.append(token)
-                    text += token.data
-                    if not with_summary and end in text:
-                        # Nobody reads this unit's sentence: leaving the stream saves writing it.
-                        text = text.partition(end)[0] + end + CLOSING.encode()
-                        break
-        except EngineClosed:
-            raise
-        except EngineError as error:
-            return _UnitResult(skipped=f"the engine could not answer: {error}")
-        usage = report.Usage(
-            prompt_tokens=len(prompt), cached_tokens=stream.cached_tokens, completion_tokens=len(tokens)
-        )
-        if stream.finish_reason == "length":
-            return _UnitResult(skipped="the answer did not fit the context", usage=usage)
-        answer: Answer = parse_answer(text.decode())
-        raw = finding_confidences((token.data, token.logprob) for token in tokens)
-        confidences = [calibrated(confidence, self._manifest.calibration) for confidence in raw]
-        return _UnitResult(
-            candidates=locate(unit, answer, confidences, self._catalogue),
-            sentence=answer.summary.strip() if with_summary else "",
-            usage=usage,
-        )
+    async def _findings(
+        self, unit: Unit, answer: UnitAnswer, lines: Sequence[str], request: AnalysisRequest
+    ) -> tuple[report.Finding, ...]:
+        """What an answer says that is sure enough and can be checked.
 
-    async def _fixes_that_parse(self, candidates: Sequence[Candidate], lines: Sequence[str]) -> list[bool]:
+        Args:
+            unit: under a name that no other unit of the file has.
+            answer: about it.
+            lines: of the whole file.
+            request: for its threshold and its path.
+        """
+        if answer.unfinished is not None:
+            return ()
+        written, curves = parse_answer(answer.text), self._manifest.calibration
+        confidences = [
+            calibrated(confidence, curves.get(finding.rule, ()))
+            for finding, confidence in zip(written.findings, answer.confidences, strict=True)
+        ]
+        candidates = merge(
+            candidate
+            for candidate in locate(unit, written, confidences, self._catalogue)
+            if candidate.confidence >= self._threshold(candidate.rule, request.min_confidence)
+        )
         edits = [edit for candidate in candidates if (edit := candidate.edit) is not None]
         verdicts = iter(await self._syntax.parses_after(lines, edits))
-        return [candidate.fix is not None and next(verdicts) for candidate in candidates]
+        parses = [candidate.fix is not None and next(verdicts) for candidate in candidates]
+        return as_findings(candidates, parses, lines, request.path, self._catalogue)
+
+    def _threshold(self, rule: str, asked: float | None) -> float:
+        return self._manifest.thresholds.get(rule, DEFAULT_THRESHOLD) if asked is None else asked

@@ -66,7 +66,7 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
 
 
 def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
-    number = placed_line(finding, [line.text for line in unit.lines])
+    number = placed_line(finding, unit.texts)
     line = unit.lines[(number or finding.line) - 1]
     at = finding.at if number is not None else line.text.strip()
     start = line.text.index(at)

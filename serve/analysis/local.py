@@ -79,7 +79,7 @@ class LocalAnalyzer:
 
     async def _analyze(self, request: AnalysisRequest) -> Report:
         async with self._files:
-            return await self._analyzer.analyze(request)
+            return await self._analyzer.analyze(await self._analyzer.prepare(request))
 
     def _run(self) -> None:
         asyncio.run(self._serve())

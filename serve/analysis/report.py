@@ -85,6 +85,16 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     cyclomatic_complexity: CyclomaticComplexity
 
 
+class UnitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One unit of a file has been dealt with, as the `done`th of `total`."""
+
+    name: str
+    start_line: int
+    end_line: int
+    done: int
+    total: int
+
+
 class SkippedUnit(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of the file that was not analysed, and why."""
 
@@ -100,6 +110,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+
+    def from_cache(self) -> "Usage":
+        """The same tokens, none of the prompts computed."""
+        return msgspec.structs.replace(self, cached_tokens=self.prompt_tokens)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

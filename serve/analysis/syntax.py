@@ -17,6 +17,8 @@ from serve.analysis.metrics import measure
 from serve.analysis.report import Edit, Metrics
 
 PARSE_SECONDS = 10.0
+# A crowded machine may take its time to start a process, and nobody waits for an answer yet.
+START_SECONDS = 120.0
 WORKERS = 2
 
 _Result = TypeVar("_Result")
@@ -51,7 +53,7 @@ class SyntaxWorkers:
             RuntimeError: workers can not start here.
         """
         try:
-            await self._run(_cut, "")
+            await self._run(_cut, "", seconds=START_SECONDS)
         except anyio.BrokenWorkerProcess as error:
             raise RuntimeError(
                 "the worker process that parses code did not start; a script that uses this must run its "
@@ -81,9 +83,11 @@ class SyntaxWorkers:
         except (TimeoutError, anyio.BrokenWorkerProcess):
             return [False] * len(edits)
 
-    async def _run(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+    async def _run(
+        self, function: Callable[..., _Result], *arguments: object, seconds: float = PARSE_SECONDS
+    ) -> _Result:
         async with self._limiter:
-            with anyio.fail_after(PARSE_SECONDS):
+            with anyio.fail_after(seconds):
                 return await anyio.to_process.run_sync(function, *arguments, cancellable=True)
 
 

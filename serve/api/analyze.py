@@ -1,26 +1,28 @@
-"""POST /v1/analyze: one file in, one report out."""
+"""POST /v1/analyze: one file in, one report out; whole, finding by finding, or as SARIF."""
 
 import asyncio
-import json
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import msgspec
 from litestar import Request, post
 from litestar.datastructures import State
 from litestar.response import Response
 
-from bundle.units import UnparsableCode
-from serve.analysis.analyzer import AnalysisRequest, Analyzer, BinaryInput, UnknownRules, UnsupportedLanguage
-from serve.analysis.report import Report
-from serve.api.errors import Problem, documented, problem_response
-from serve.api.limits import RETRY_AFTER_DRAIN_SECONDS, Admission
-from serve.engine.base import EngineClosed
+from bundle.manifest import Bundle
+from serve.analysis.analyzer import AnalysisRequest
+from serve.analysis.report import Finding, Report, SkippedUnit
+from serve.analysis.results import UnitResult
+from serve.api.bodies import refuse_repeated_keys
+from serve.api.described import also_answered_as
+from serve.api.errors import Problem, as_problem, documented, malformed_json
+from serve.api.leaving import StreamedResponse, event, unless_client_leaves
+from serve.api.limits import Admission, Caller
+from serve.api.running import Analyses
 
-
-def malformed_json(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    """The decoder's own exceptions for hostile bodies, which the framework does not catch."""
-    reason = "nested too deeply" if isinstance(error, RecursionError) else "not valid UTF-8"
-    problem = Problem("malformed-json", 400, "The body is not JSON", f"The request's body is {reason}.")
-    return problem_response(request, problem)
+JSON, EVENTS, SARIF = "application/json", "text/event-stream", "application/sarif+json"
+# Proxies hang up on connections that are silent for a minute or less.
+HEARTBEAT_SECONDS = 15.0
 
 
 @post(
@@ -28,82 +30,98 @@ def malformed_json(request: Request[Any, Any, Any], error: Exception) -> Respons
     status_code=200,
     tags=["analysis"],
     summary="Analyse one file",
-    responses=documented(400, 408, 413, 422, 503),
+    operation_class=also_answered_as(EVENTS, SARIF),
+    responses=documented(400, 401, 406, 408, 413, 422, 429, 503),
     exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
 )
 async def analyze(
-    request: Request[Any, Any, State], data: AnalysisRequest, analyzer: Analyzer, admission: Admission
-) -> Report:
-    """Cut the file into units, ask the student about each, and return checked findings with true lines."""
-    _refuse_repeated_keys(await request.body())
-    with admission.admit():
-        return await _unless_client_leaves(request, _analyze(analyzer, data))
+    request: Request[Any, Caller, State], data: AnalysisRequest, analyses: Analyses, admission: Admission
+) -> Response[Report]:
+    """Cut the file into units, ask the student about each, and return checked findings with true lines.
 
-
-async def _analyze(analyzer: Analyzer, data: AnalysisRequest) -> Report:
-    try:
-        return await analyzer.analyze(data)
-    except UnparsableCode as error:
-        raise Problem(
-            "unparsable-code",
-            422,
-            "The code does not parse",
-            str(error),
-            line=error.line,
-            column=error.column,
-        ) from error
-    except UnknownRules as error:
-        raise Problem(
-            "unknown-rules", 422, "Unknown rules", str(error), unknown=error.unknown, known=error.known
-        ) from error
-    except UnsupportedLanguage as error:
-        raise Problem(
-            "unsupported-language", 422, "Unsupported language", str(error), supported=[error.supported]
-        ) from error
-    except BinaryInput as error:
-        raise Problem("binary-input", 422, "The code is not text", str(error)) from error
-    except EngineClosed as error:
-        raise Problem(
-            "draining",
-            503,
-            "The server is stopping",
-            f"The analysis was not completed: {error}. Ask again.",
-            {"Retry-After": str(RETRY_AFTER_DRAIN_SECONDS)},
-        ) from error
-
-
-async def _unless_client_leaves(request: Request[Any, Any, State], work: Any) -> Report:
-    """The work's result; the work is cancelled as soon as the client closes its connection."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_client_left(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise Problem("client-left", 499, "The client left", "The connection was closed; work was cancelled.")
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _client_left(request: Request[Any, Any, State]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _refuse_repeated_keys(body: bytes) -> None:
-    """Two readers of `{"code": …, "code": …}` may see different code, so nobody should read it.
-
-    The body was already decoded once: it is known to be one flat object.
+    With `Accept: text/event-stream` findings are sent as they are confirmed, and the whole report last; with
+    `Accept: application/sarif+json` the report is a SARIF 2.1.0 log.
     """
+    refuse_repeated_keys(await request.body())
+    wanted = _wanted(request)
+    if wanted == EVENTS:
+        return StreamedResponse(_events(request.scope["path"], data, analyses, admission, request.auth), EVENTS)
+    with admission.admit(request.auth):
+        report = await unless_client_leaves(request.receive, _report(data, analyses, request.auth))
+    if wanted == SARIF:
+        return Response(_sarif(data, report, analyses.bundle), media_type=SARIF)  # type: ignore[arg-type]
+    return Response(report)
 
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise Problem(
-                "repeated-key", 400, "A key is repeated", f"The body has more than one {', '.join(repeated)}."
-            )
 
-    json.loads(body, object_pairs_hook=check)
+def _wanted(request: Request[Any, Caller, State]) -> str:
+    offered = [JSON, EVENTS, SARIF]
+    wanted = request.accept.best_match(offered) if "accept" in request.headers else JSON
+    if wanted is None:
+        raise Problem(
+            "not-acceptable",
+            406,
+            "No such form of a report",
+            f"A report is sent as {', '.join(offered)}.",
+            offered=offered,
+        )
+    return wanted
+
+
+async def _report(data: AnalysisRequest, analyses: Analyses, caller: Caller) -> Report:
+    return await analyses.run(await analyses.prepare(data, caller))
+
+
+async def _events(
+    path: str, data: AnalysisRequest, analyses: Analyses, admission: Admission, caller: Caller
+) -> AsyncIterator[bytes]:
+    """`unit`, `finding` and `skipped` as they come, then `report`, or `error` instead of it."""
+    with admission.admit(caller):
+        prepared = await analyses.prepare(data, caller)
+        yield b": analysing\n\n"
+        arrived: asyncio.Queue[UnitResult | None] = asyncio.Queue()
+        working = asyncio.create_task(analyses.run(prepared, arrived.put_nowait))
+        working.add_done_callback(lambda _: arrived.put_nowait(None))
+        told = False
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        result = await arrived.get()
+                except TimeoutError:
+                    yield b": still analysing\n\n"
+                    continue
+                if result is None:
+                    break
+                yield _unit_events(result)
+                told = True
+            try:
+                report = working.result()
+            except Exception as error:
+                yield event("error", msgspec.json.encode(as_problem(error).body(path)))
+                return
+            if not told:  # the report was kept: its units are not known any more
+                yield _events_of(report.findings, report.skipped)
+            yield event("report", msgspec.json.encode(report))
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+def _unit_events(result: UnitResult) -> bytes:
+    skipped = () if result.skipped is None else (result.skipped,)
+    return _events_of(result.findings, skipped) + event("unit", msgspec.json.encode(result.unit))
+
+
+def _events_of(findings: Iterable[Finding], skipped: Iterable[SkippedUnit]) -> bytes:
+    found = (event("finding", msgspec.json.encode(finding)) for finding in findings)
+    return b"".join([*found, *(event("skipped", msgspec.json.encode(unit)) for unit in skipped)])
+
+
+def _sarif(data: AnalysisRequest, report: Report, bundle: Bundle) -> bytes:
+    # Here, because few ask for it, and a server should start at once.
+    from serve.client.check import CheckedFile, Outcome, RuleText
+    from serve.client.sarif import encode_sarif
+
+    outcome = Outcome(checked=(CheckedFile(data.path, data.code, report),), skipped=(), failed=())
+    rules = [RuleText(rule.id, rule.severity, rule.title, rule.message, rule.hint) for rule in bundle.catalogue.rules]
+    return encode_sarif(outcome, rules)

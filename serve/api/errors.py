@@ -11,9 +11,20 @@ from litestar.exceptions import ClientException, HTTPException, ValidationExcept
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 
-TYPE_PREFIX = "urn:deepcode-analyst:problem:"
+from bundle.chat import ChatTemplateError
+from bundle.units import UnparsableCode
+from serve.analysis.analyzer import BinaryInput, UnknownRules, UnsupportedLanguage
+from serve.analysis.writing import PromptRefused
+from serve.engine.base import DeadlineExceeded, EngineBusy, EngineClosed, EngineCrashed, EngineError
 
+TYPE_PREFIX = "urn:deepcode-analyst:problem:"
 MEDIA_TYPE = "application/problem+json"
+
+SPEAKS_OPENAI = "speaks_openai"
+"""The option of a handler whose errors OpenAI's clients must be able to read."""
+
+RETRY_AFTER_SECONDS = 1
+RETRY_AFTER_DRAIN_SECONDS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +65,34 @@ class Problem(Exception):
         self.kind, self.status, self.title, self.detail = kind, status, title, detail
         self.headers, self.members = dict(headers or {}), members
 
+    def body(self, instance: str) -> dict[str, Any]:
+        """The JSON object; `instance` is the path it happened at."""
+        return {
+            "type": TYPE_PREFIX + self.kind,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": instance,
+            **self.members,
+        }
+
+    def openai_body(self, instance: str) -> dict[str, Any]:
+        """The same, and what OpenAI's clients read."""
+        error = {"message": self.detail, "type": self.kind, "code": self.kind, "param": None}
+        return self.body(instance) | {"error": error}
+
+
+def draining(detail: str) -> Problem:
+    """What a server that is stopping answers; `detail` goes on from "This server"."""
+    headers = {"Retry-After": str(RETRY_AFTER_DRAIN_SECONDS)}
+    return Problem("draining", 503, "The server is stopping", f"This server {detail}", headers)
+
+
+def engine_failed(detail: str) -> Problem:
+    """What a server answers whose engine broke down."""
+    headers = {"Retry-After": str(RETRY_AFTER_DRAIN_SECONDS)}
+    return Problem("engine-failed", 503, "The engine broke down", detail, headers)
+
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
     """The OpenAPI entries of the errors a route answers with."""
@@ -67,52 +106,93 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """The response for any exception a request can raise."""
-    problem = _as_problem(request, error)
-    if problem.status >= 500 and not isinstance(error, Problem):
-        _log.error("%s %r failed", request.method, request.scope["path"], exc_info=error)
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.route_handler.resolve_request_max_body_size()
+        problem = Problem(
+            "body-too-large", 413, "The body is too large", f"This server reads bodies of at most {limit} bytes."
+        )
+    else:
+        problem = as_problem(error)
+    handler = request.scope.get("route_handler")
+    as_openai = handler is not None and handler.opt.get(SPEAKS_OPENAI, False)
+    path = request.scope["path"]
     return Response(
-        {
-            "type": TYPE_PREFIX + problem.kind,
-            "title": problem.title,
-            "status": problem.status,
-            "detail": problem.detail,
-            "instance": request.scope["path"],
-            **problem.members,
-        },
+        problem.openai_body(path) if as_openai else problem.body(path),
         status_code=problem.status,
         headers=problem.headers,
         media_type=MEDIA_TYPE,
     )
 
 
-def _as_problem(request: Request[Any, Any, Any], error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
+def malformed_json(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """The decoder's own exceptions for hostile bodies, which the framework does not catch."""
+    reason = "nested too deeply" if isinstance(error, RecursionError) else "not valid UTF-8"
+    problem = Problem("malformed-json", 400, "The body is not JSON", f"The request's body is {reason}.")
+    return problem_response(request, problem)
+
+
+def as_problem(error: BaseException) -> Problem:
+    """What a client is told about an exception. A fault of ours is an `internal-error`; the log has the rest."""
+    match error:
+        case Problem():
+            return error
+        case UnparsableCode():
+            return Problem(
+                "unparsable-code", 422, "The code does not parse", str(error), line=error.line, column=error.column
+            )
+        case UnknownRules():
+            return Problem("unknown-rules", 422, "Unknown rules", str(error), unknown=error.unknown, known=error.known)
+        case UnsupportedLanguage():
+            supported = [error.supported]
+            return Problem("unsupported-language", 422, "Unsupported language", str(error), supported=supported)
+        case BinaryInput():
+            return Problem("binary-input", 422, "The code is not text", str(error))
+        case PromptRefused() | ChatTemplateError():
+            return Problem("prompt-refused", 422, "The student can not be asked this", str(error))
+        case HTTPException():
+            return _as_http_problem(error)
+        case EngineError():
+            return _as_engine_problem(error)
+    _log.error("a request failed", exc_info=error)
+    return Problem("internal-error", 500, "Internal error", "This is a fault of the server; its log has the details.")
+
+
+def _as_engine_problem(error: EngineError) -> Problem:
+    match error:
+        case EngineCrashed():
+            return engine_failed(f"It was not completed: {error}. Ask again.")
+        case EngineClosed():
+            return draining(f"did not complete it: {error}. Ask again.")
+        case DeadlineExceeded():
+            return Problem(
+                "time-limit", 503, "Not answered in time", str(error), {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            )
+        case EngineBusy():
+            return Problem(
+                "overloaded", 503, "The server is full", str(error), {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            )
+    return Problem("unanswerable", 422, "The engine can not answer this", str(error))
+
+
+def _as_http_problem(error: HTTPException) -> Problem:
     if isinstance(error, ValidationException):
         faults = error.extra if isinstance(error.extra, list) else []
         detail = "; ".join(_fault(fault) for fault in faults) or error.detail
         return Problem("invalid-request", 422, "The request does not fit the schema", detail)
-    if isinstance(error, RequestEntityTooLarge):
-        limit = request.route_handler.resolve_request_max_body_size()
-        return Problem(
-            "body-too-large", 413, "The body is too large", f"This server reads bodies of at most {limit} bytes."
-        )
     if type(error) is ClientException:  # what the framework raises for a body that it can not decode
         return Problem(
             "malformed-json",
             400,
             "The body is not JSON",
-            f"The request's body can not be read ({error.detail}); send one JSON object in UTF-8.",
+            f"The request's body can not be read ({error.detail}); send JSON in UTF-8.",
         )
-    if isinstance(error, HTTPException):
-        status = HTTPStatus(error.status_code)
-        kind = status.phrase.lower().replace(" ", "-")
-        return Problem(kind, status, status.phrase, error.detail, error.headers)
-    return Problem("internal-error", 500, "Internal error", "This is a fault of the server; its log has the details.")
+    status = HTTPStatus(error.status_code)
+    kind = status.phrase.lower().replace(" ", "-")
+    return Problem(kind, status, status.phrase, error.detail, error.headers)
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
     """One validation error in words; the framework calls the body `data`, and a missing one too."""
     if fault["message"] == "'data'":
-        return "the body is empty; send a JSON object"
+        return "the body is empty; send JSON"
     return fault["message"] if fault.get("key", "data") == "data" else f"{fault['key']}: {fault['message']}"

@@ -1,1 +1,1 @@
-"""deepcode-check: findings on the terminal or as JSON, and an exit code a pipeline can gate on."""
+"""The client of a deepcode-serve: deepcode-check for pipelines, `api.Client` for programs."""

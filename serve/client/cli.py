@@ -146,7 +146,7 @@ async def _analyze(options: argparse.Namespace, selection: Selection) -> tuple[O
 
 def _analyzer(options: argparse.Namespace) -> AbstractAsyncContextManager[Analyzer]:
     if options.url is not None:
-        return RemoteAnalyzer(options.url, options.rules, options.min_confidence)
+        return RemoteAnalyzer(options.url, options.rules, options.min_confidence, options.key)
     try:
         from serve.client.local import BundleAnalyzer
     except ImportError as error:

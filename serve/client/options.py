@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import httpx
 from serve.analysis.report import Severity
 from serve.client.config import ConfigError, find_config
 from serve.client.ignoring import InvalidPattern, Patterns
+from serve.client.messages import Server
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 FORMATS = ("text", "json", "sarif", "gitlab", "github", "junit", "rdjson")
 BASELINE_COMMAND = ("baseline", "write")
+# Not an option: other users of a machine can read command lines.
+KEY_VARIABLE = "DEEPCODE_KEY"
 DEFAULTS = {"fail_on": "warning", "fail_open": False, "jobs": 4}
 
 
@@ -23,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="deepcode-check",
         description="Analyse Python files with a deepcode-serve or a bundle, and fail on what is found. "
         "In a folder, hidden folders, virtual environments, __pycache__, node_modules and what git ignores are "
-        "passed over. [tool.deepcode-check] in pyproject.toml sets defaults.",
+        "passed over. [tool.deepcode-check] in pyproject.toml sets defaults; "
+        f"the API key of a server that wants one is read from {KEY_VARIABLE} in the environment.",
         epilog="Exit codes: 0 nothing at or above --fail-on; 1 findings at or above it; 2 wrong usage; "
         "3 something was not analysed, or the server cannot be reached. "
         "To accept what there is today: deepcode-check baseline write FILE PATH…",
@@ -108,8 +113,8 @@ def failing_severities(fail_on: str) -> tuple[Severity, ...]:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """The options, from the command line, else from pyproject.toml, else the defaults.
 
-    `exclude` becomes a list of Patterns, the project's first. A wrong command line or a section that can not be
-    used ends with SystemExit(2), as in argparse.
+    `exclude` becomes a list of Patterns, the project's first; `key` is the API key or None. A wrong command line or
+    a section that can not be used ends with SystemExit(2), as in argparse.
     """
     options = parser.parse_args(arguments)
     here = Path.cwd()
@@ -129,6 +134,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
             "one of the arguments --url --bundle is required, or url or bundle in [tool.deepcode-check] "
             "of pyproject.toml"
         )
+    options.key = os.environ.get(KEY_VARIABLE) or None
+    if options.url is not None:
+        try:
+            Server(options.url, options.key)
+        except ValueError as error:
+            parser.error(f"--url with {KEY_VARIABLE}: {error}")
     own = {name: getattr(config, name) for name in ("rules", "min_confidence", "fail_on", "fail_open", "jobs")}
     own["baseline"] = None if config.baseline is None else folder / config.baseline
     for name, value in vars(options).items():

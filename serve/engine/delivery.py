@@ -1,10 +1,11 @@
 """Tokens on their way from the engine's thread to the event loops that wait for them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from serve.engine.base import EngineError, FinishReason, GenerationRequest, Token
+from serve.engine.base import EngineError, FinishReason, GenerationRequest, Timeline, Token
 
 Item = Token | FinishReason | EngineError
 
@@ -16,6 +17,7 @@ class Answering:
         self.request = request
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.timeline = Timeline(submitted=time.monotonic())
         self.loop = asyncio.get_running_loop()
         self.left = False
         self._arrived: asyncio.Queue[Item] = asyncio.Queue()
@@ -26,6 +28,19 @@ class Answering:
                 raise item
             yield item
         self.finish_reason = item
+
+    def is_late(self, now: float) -> bool:
+        """Its deadline has come."""
+        return self.request.deadline is not None and now >= self.request.deadline
+
+    def is_over(self, now: float) -> bool:
+        """Its reader has left, or its deadline has come."""
+        return self.left or self.is_late(now)
+
+    def end(self) -> None:
+        """Note when it ended, however it did; only the first end counts."""
+        if self.timeline.finished is None:
+            self.timeline.finished = time.monotonic()
 
     def deliver(self, items: Sequence[Item]) -> None:
         """Hand items to the reader; runs on its loop."""

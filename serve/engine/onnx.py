@@ -1,93 +1,87 @@
-"""The student in ONNX Runtime, with one KV array per layer that every request's row lives in.
+"""The student in ONNX Runtime: the calls that compute over the KV rows.
 
-The exporter's attention (GroupQueryAttention) reads each row's length from the attention mask and appends
-to the past in place, so past and present are bound to the same memory and nothing is ever copied between
-steps. Its limits decide the calls there are: several tokens over a past only for one row (prefill), and
-one token each for many rows (decode).
+The exporter's attention (GroupQueryAttention) reads each row's length from the attention mask and appends to the
+past in place, so nothing is copied between steps. Its limits decide the calls there are: several tokens over a past
+only for one row, several rows of several tokens only without a past (padded on the right), and one token each for
+many rows.
 
-    keys, values: [rows, kv_heads, max_length, head_dim] float32, one pair a layer
+Padding leaves garbage behind a row's end, where later tokens overwrite it and no mask reaches. It also takes the
+last position of each row, the only one whose logits the graph returns: prompts are therefore computed without their
+last token, and that one is decoded like an answer's.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.manifest import ModelShape
+from serve.engine.devices import Device, open_session
+from serve.engine.kv import KvCache
 
 
 class OnnxStudent:
     """A loaded student and its KV rows. Not thread-safe: it belongs to the engine's thread."""
 
-    def __init__(self, folder: Path, shape: ModelShape, rows: int, max_length: int, threads: int) -> None:
+    def __init__(
+        self, folder: Path, shape: ModelShape, slots: int, kv_tokens: int, context: int, threads: int, device: Device
+    ) -> None:
         """
         Args:
             folder: holds model.onnx.
             shape: the student's sizes.
-            rows: how many KV rows to allocate.
-            max_length: tokens a row can hold.
+            slots: the most KV rows.
+            kv_tokens: the most tokens all rows may hold together.
+            context: the most tokens one row can hold.
             threads: CPU threads a step may use; 0 lets ONNX Runtime take every core.
+            device: where it runs.
+
+        Raises:
+            EngineUnavailable: it can not run there.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        self.max_length = max_length
-        self._kv: dict[str, NDArray[np.float32]] = {
-            f"{layer}.{part}": np.zeros((rows, shape.kv_heads, max_length, shape.head_dim), np.float32)
-            for layer in range(shape.layers)
-            for part in ("key", "value")
-        }
-        self._logits = np.zeros((rows, 1, shape.vocab_size), np.float32)
+        self._session = open_session(folder / "model.onnx", device, threads)
+        self.kv = KvCache(self._session, shape.kv_heads, shape.head_dim, slots, kv_tokens, context)
+        logits_type = np.float16 if self._session.get_outputs()[0].type == "tensor(float16)" else np.float32
+        self._logits = np.zeros((slots, 1, shape.vocab_size), logits_type)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
-    def prefill(self, row: int, start: int, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Append `ids` to a row that already holds `start` tokens.
+    def fit(self, lengths: Sequence[int], needed: int, reserved: int) -> None:
+        """See `KvCache.fit`."""
+        if self.kv.fit(lengths, needed, reserved):
+            self._bindings.clear()
+
+    def prefill(self, row: int, start: int, ids: Sequence[int]) -> None:
+        """Append `ids` to a row that holds `start` tokens."""
+        self._run(row, np.array([ids], np.int64), np.ones((1, start + len(ids)), np.int64))
+
+    def prefill_empty(self, first: int, prompts: Sequence[Sequence[int]]) -> None:
+        """Begin the rows `first`, `first` + 1, … with these tokens, all in one call."""
+        held = np.array([len(prompt) for prompt in prompts])[:, None]
+        mask = np.arange(held.max()) < held
+        ids = np.zeros(mask.shape, np.int64)
+        ids[mask] = np.concatenate(prompts)
+        self._run(first, ids, mask.astype(np.int64))
+
+    def decode(self, first: int, ids: Sequence[int], lengths: Sequence[int]) -> NDArray[np.float32]:
+        """Append one token to each of the rows `first`, `first` + 1, …; the i-th of them holds `lengths[i]` before.
 
         Returns:
-            [vocab_size] logits after the last of them; valid until the next call.
-        """
-        mask = np.ones((1, start + len(ids)), np.int64)
-        return self._run(row, 1, np.array([ids], np.int64), mask)[0]
-
-    def decode(self, ids: Sequence[int], lengths: Sequence[int]) -> NDArray[np.float32]:
-        """Append one token to each of the rows 0..n-1; row i holds `lengths[i]` tokens before.
-
-        Returns:
-            [n, vocab_size] logits; valid until the next call.
+            [n, vocab_size] logits after them; valid until the next call.
         """
         held = np.array(lengths)[:, None]
         mask = (np.arange(max(lengths) + 1) <= held).astype(np.int64)
-        return self._run(0, len(ids), np.array(ids, np.int64)[:, None], mask)
+        return self._run(first, np.array(ids, np.int64)[:, None], mask)
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of one row to another."""
-        for array in self._kv.values():
-            array[target, :, :length] = array[source, :, :length]
-
-    def _run(self, row: int, rows: int, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        binding = self._bindings.get((row, rows))
+    def _run(self, first: int, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = len(ids)
+        binding = self._bindings.get((first, rows))
         if binding is None:
-            binding = self._bindings[row, rows] = self._bind(row, rows)
+            binding = self._bindings[first, rows] = self._session.io_binding()
+            self.kv.bind(binding, first, rows)
+            binding.bind_ortvalue_output("logits", onnxruntime.OrtValue.ortvalue_from_numpy(self._logits[:rows]))
         binding.bind_ortvalue_input("input_ids", onnxruntime.OrtValue.ortvalue_from_numpy(ids))
         binding.bind_ortvalue_input("attention_mask", onnxruntime.OrtValue.ortvalue_from_numpy(mask))
         self._session.run_with_iobinding(binding)
-        return self._logits[:rows, 0]
-
-    def _bind(self, row: int, rows: int) -> onnxruntime.IOBinding:
-        binding = self._session.io_binding()
-        for name, array in self._kv.items():
-            # A view of contiguous rows is contiguous, so the OrtValue is this very memory.
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array[row : row + rows])
-            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-            binding.bind_ortvalue_output(f"present.{name}", value)
-        binding.bind_ortvalue_output("logits", onnxruntime.OrtValue.ortvalue_from_numpy(self._logits[:rows]))
-        return binding
+        return self._logits[:rows, 0].astype(np.float32, copy=False)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -45,13 +46,23 @@ def problem_answer(status: int, detail: str, headers: dict[str, str] | None = No
     return Answer(status, json.dumps({"title": "A problem", "detail": detail}).encode(), headers or {})
 
 
+def stream_answer(*events: tuple[str, Any]) -> Answer:
+    """A stream of events: names, and values that become their data."""
+    text = b"".join(f"event: {name}\ndata: ".encode() + msgspec.json.encode(value) + b"\n\n" for name, value in events)
+    return Answer(200, text, {"Content-Type": "text/event-stream"})
+
+
 class ScriptedServer(ThreadingHTTPServer):
-    """Asks `script` for the answer to each request; `requests` holds the decoded bodies."""
+    """Asks `script` for the answer to each request; `requests` and `headers` hold what was sent.
+
+    A body that is a list, as a batch's, is found under "files".
+    """
 
     def __init__(self, script: Callable[[int, dict[str, Any]], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script = script
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[Message] = []
 
     @property
     def url(self) -> str:
@@ -62,8 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: ScriptedServer
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = {"files": body} if isinstance(body, list) else body
         self.server.requests.append(request | {"endpoint": self.path})
+        self.server.headers.append(self.headers)
         answer = self.server.script(len(self.server.requests), request)
         if answer.status == 0:
             self.close_connection = True

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.client.remote import retry_after
+from serve.client.patience import retry_after
 from tests.client.conftest import Check
 from tests.client.scripted_server import HANG_UP, Answer, problem_answer, report_answer, scripted_server
 from tests.support.server_process import COMMANDS
@@ -115,7 +115,7 @@ def test_a_refused_file_does_not_stop_the_others(check: Check, three_files: Path
     [
         (Answer(404, b"<html>not here</html>"), "(status 404): <html>not here</html>"),
         (Answer(401, b'{"detail": "a key is needed"}'), "(status 401): a key is needed"),
-        (Answer(308, b"", {"Location": "https://new.example/"}), "it moved to https://new.example/"),
+        (Answer(308, b"", {"Location": "https://new.example/"}), "moved to https://new.example/"),
         (Answer(200, b"<html>hello</html>"), "did not answer with a report this version can read"),
         (Answer(200, b'{"findings": []}'), "did not answer with a report this version can read"),
         (Answer(404, b"\xff\xfe"), "(status 404)"),
@@ -131,6 +131,28 @@ def test_a_url_that_is_no_deepcode_serve_is_said_once_and_asked_once(
     assert done.returncode == 3
     assert done.stderr.count(said) == 1
     assert len(server.requests) == 1
+
+
+def test_the_key_of_the_environment_is_sent_and_a_wrong_one_says_where_it_came_from(
+    check: Check, three_files: Path
+) -> None:
+    with scripted_server(lambda number, request: problem_answer(401, "a key is needed")) as server:
+        done = check("a.py", "--url", server.url, env=os.environ | {"DEEPCODE_KEY": "secret-key"})
+
+    assert server.headers[0]["Authorization"] == "Bearer secret-key"
+    assert done.returncode == 3
+    assert "(status 401): a key is needed" in done.stderr
+    assert "DEEPCODE_KEY" in done.stderr
+    assert "secret-key" not in done.stderr
+
+
+@pytest.mark.parametrize(("url", "key"), [("http://127.0.0.1:1", "two words"), ("http://user:word@127.0.0.1:1", "key")])
+def test_a_key_that_can_not_be_sent_is_wrong_usage(check: Check, three_files: Path, url: str, key: str) -> None:
+    done = check("a.py", "--url", url, env=os.environ | {"DEEPCODE_KEY": key})
+
+    assert done.returncode == 2
+    assert "DEEPCODE_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_server_below_a_path_is_asked_there_and_its_password_is_not_shown(check: Check, three_files: Path) -> None:

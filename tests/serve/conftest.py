@@ -6,12 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import httpx
+import msgspec
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -21,7 +25,7 @@ from bundle.units import cut_units
 from serve.engine.base import GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 SOURCE = Path(__file__).parents[2] / "bundle" / "units.py"
 
 
@@ -33,9 +37,12 @@ def unit_requests(bundle: Bundle, count: int) -> list[GenerationRequest]:
     """Requests about real functions, shortest first: lengths differ, so that rows finish at different times."""
     prompt = open_prompt(bundle)
     units = sorted(cut_units(SOURCE.read_text()), key=lambda unit: len(unit.code))
-    return [
-        GenerationRequest(tuple(prompt.encode(unit)), bundle.catalogue.ids, len(unit.lines)) for unit in units[:count]
-    ]
+    return [GenerationRequest(tuple(prompt.encode(unit)), bundle.catalogue.ids, unit.texts) for unit in units[:count]]
+
+
+def random_ids(seed: int, count: int) -> tuple[int, ...]:
+    """A prompt of so many tokens that means nothing, always the same for a seed."""
+    return tuple(np.random.default_rng(seed).integers(3, 500, count).tolist())
 
 
 async def complete(engine: BatchingEngine, request: GenerationRequest) -> list[Token]:
@@ -54,9 +61,14 @@ def start_engine() -> Iterator[Callable[..., BatchingEngine]]:
     """Start engines that are closed after the test."""
     engines: list[BatchingEngine] = []
 
-    def start(bundle: Bundle, slots: int = 4, max_waiting: int = 64, prefix: bool = True) -> BatchingEngine:
-        shared = open_prompt(bundle).prefix_ids if prefix else []
-        engines.append(BatchingEngine(bundle, shared, slots, max_waiting, threads=1))
+    def start(
+        bundle: Bundle,
+        slots: int = 4,
+        max_waiting: int = 64,
+        prefix: Sequence[int] = (),
+        kv_tokens: int | None = None,
+    ) -> BatchingEngine:
+        engines.append(BatchingEngine(bundle, prefix, slots, max_waiting, threads=1, device="cpu", kv_tokens=kv_tokens))
         return engines[-1]
 
     yield start
@@ -68,9 +80,10 @@ def start_engine() -> Iterator[Callable[..., BatchingEngine]]:
 class Server:
     """A running deepcode-serve."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
     port: int
+    stderr: IO[bytes]
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -78,27 +91,39 @@ class Server:
     def wait(self) -> int:
         return self.process.wait(PATIENCE_SECONDS)
 
+    def written(self) -> bytes:
+        """What it has written to standard error so far."""
+        return os.pread(self.stderr.fileno(), 100_000_000, 0)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return [msgspec.json.decode(line) for line in self.written().splitlines()]
+
 
 def serve_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "serve.cli", *arguments]
 
 
 @contextlib.contextmanager
-def running_server(bundle: Path, *flags: str) -> Iterator[Server]:
-    """A server that is ready; killed at the end if it still runs."""
+def running_server(
+    bundle: Path, *flags: str, start: list[str] | None = None, environment: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """A server that is ready; killed at the end if it still runs. `start`: what starts it, before its arguments."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = serve_command(str(bundle), "--port", str(port), "--threads", "1", *flags)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEEPCODE_")}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    server = Server(process, f"http://127.0.0.1:{port}", port)
-    try:
-        wait_until(lambda: _is_ready(server))
-        yield server
-    finally:
-        process.kill()
-        process.communicate()
+    command = [*(start or serve_command()), str(bundle), "--port", str(port), "--threads", "1", *flags]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEEPCODE_")}
+    # A file, because nobody would empty a pipe, and a full one stops who writes to it.
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(command, env=inherited | (environment or {}), stderr=stderr)
+        server = Server(process, f"http://127.0.0.1:{port}", port, stderr)
+        try:
+            wait_until(lambda: _is_ready(server))
+            yield server
+        finally:
+            process.kill()
+            process.wait()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -110,13 +135,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def _is_ready(server: Server) -> bool:
-    assert server.process.poll() is None, "the server did not start"
+    assert server.process.poll() is None, f"the server did not start: {server.written().decode()}"
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"{server.url}/health/ready").status_code == 200
     return False
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tiny_bundle: Path) -> Iterator[Server]:
     with running_server(tiny_bundle) as running:
         yield running

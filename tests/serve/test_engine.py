@@ -1,21 +1,17 @@
-"""The engine: a request's answer is its own, whatever else runs, and whatever happens to the others."""
+"""An answer is a request's own: the same bits whatever else runs, however its prompt and the KV rows are cut."""
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
+import msgspec
 import pytest
-import torch
-from transformers import Qwen2ForCausalLM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from bundle.manifest import Bundle, open_bundle
-from serve.engine.base import EngineBusy, EngineClosed, EngineError, GenerationRequest
+from bundle.manifest import Bundle
+from serve.engine.base import GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
-from serve.engine.grammar import AnswerGrammar
-from tests.serve.conftest import complete, unit_requests
-
-REFERENCE_TOKENS = 40
+from tests.serve.conftest import complete, random_ids, unit_requests
 
 StartEngine = Callable[..., BatchingEngine]
 
@@ -48,129 +44,109 @@ async def test_answers_do_not_depend_on_when_others_arrive(bundle: Bundle, start
     assert staggered == alone
 
 
-async def test_a_warm_prefix_equals_a_cold_one(bundle: Bundle, start_engine: StartEngine) -> None:
-    request = unit_requests(bundle, 5)[-1]
-    engine = start_engine(bundle)
-    cold = await complete(engine, request)
-    assert engine.stats().cached_tokens == 0
-    warm = await complete(engine, request)
-    assert engine.stats().cached_tokens > 0
-    assert warm == cold
-    without = start_engine(bundle, prefix=False)
-    assert [token.id for token in await complete(without, request)] == [token.id for token in cold]
+async def test_a_copied_prefix_equals_a_computed_one(bundle: Bundle, start_engine: StartEngine) -> None:
+    prefix = random_ids(0, 300)  # longer than a chunk
+    _, *others = unit_requests(bundle, 5)
+    ids = [prefix + tuple(request.prompt_ids) for request in others] + [prefix, prefix[:-1], (*prefix, 7)]
+    requests = [msgspec.structs.replace(others[0], prompt_ids=each, max_tokens=24) for each in ids]
+    computing, copying = start_engine(bundle), start_engine(bundle, prefix=prefix)
+    computed = [await complete(computing, request) for request in requests]
+    assert await asyncio.gather(*(complete(copying, request) for request in requests)) == computed
+    assert computing.stats().cached_tokens == 0
+    assert copying.stats().cached_tokens == 300 * sum(len(each) > 300 or each == prefix for each in ids)
 
 
 async def test_a_prompt_with_another_prefix_does_not_disturb_the_shared_one(
     bundle: Bundle, start_engine: StartEngine
 ) -> None:
-    request = unit_requests(bundle, 5)[-1]
-    other = GenerationRequest(tuple(request.prompt_ids[4:]), request.rules, request.lines)
-    expected = await complete(start_engine(bundle), request)
-    engine = start_engine(bundle)
-    await complete(engine, request)
-    assert await complete(engine, other) == await complete(start_engine(bundle), other)
-    assert await complete(engine, request) == expected
+    prefix = random_ids(0, 40)
+    requests = unit_requests(bundle, 2)
+    sharing = msgspec.structs.replace(requests[0], prompt_ids=prefix + tuple(requests[0].prompt_ids))
+    engine = start_engine(bundle, prefix=prefix)
+    expected = await complete(engine, sharing)
+    assert await complete(engine, requests[1]) == await complete(start_engine(bundle), requests[1])
+    assert await complete(engine, sharing) == expected
 
 
-async def test_tokens_and_log_probabilities_equal_a_plain_loop_over_transformers(
-    tiny_checkpoint: Path, tiny_float_bundle: Path, start_engine: StartEngine
-) -> None:
-    """The reference recomputes the whole sequence for every token: no cache, no rows, no batch."""
-    bundle = open_bundle(tiny_float_bundle)
-    model = Qwen2ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
-    manifest = bundle.manifest
-    grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
-    requests = unit_requests(bundle, 3)
-    engine = start_engine(bundle)
-    answers = await asyncio.gather(*(complete(engine, request) for request in requests))
-    torch.set_num_threads(1)
-    for request, answer in zip(requests, answers, strict=True):
-        matcher = grammar.matcher(request.rules, request.lines)
-        expected = [(token, 0.0) for token in matcher.take_forced()]
-        mask = np.zeros((1, (manifest.model.vocab_size + 31) // 32), np.int32)
-        while not matcher.finished and len(expected) < REFERENCE_TOKENS:
-            ids = [*request.prompt_ids, *(token for token, _ in expected)]
-            with torch.no_grad():
-                logits = model(torch.tensor([ids])).logits[0, -1]
-            matcher.fill_mask(mask, 0)
-            allowed = np.unpackbits(mask[0].view(np.uint8), bitorder="little", count=len(logits)).astype(bool)
-            token = int(logits.masked_fill(~torch.from_numpy(allowed), -torch.inf).argmax())
-            expected.append((token, float(logits.log_softmax(-1)[token])))
-            matcher.consume(token)
-            expected += [(forced, 0.0) for forced in matcher.take_forced()]
-        compared = answer[: len(expected)]
-        assert [token.id for token in compared] == [token for token, _ in expected]
-        assert np.allclose([token.logprob for token in compared], [value for _, value in expected], atol=1e-3)
+LENGTHS = (1, 2, 30, 31, 100, 255, 256, 257, 258, 513, 700)
 
 
-async def test_the_opening_is_forced_and_not_decoded(bundle: Bundle, start_engine: StartEngine) -> None:
-    answer = await complete(start_engine(bundle), unit_requests(bundle, 1)[0])
-    assert answer[0].data == b'{"findings":['
-    assert answer[0].forced
-    assert not answer[1].forced
-    assert answer[1].logprob < 0
+def mixed_request(bundle: Bundle, length: int) -> GenerationRequest:
+    """One of every kind, by its length: free and constrained, greedy and drawn, of either priority."""
+    place = LENGTHS.index(length)
+    return GenerationRequest(
+        random_ids(length, length),
+        bundle.catalogue.ids,
+        ("def f(a):", "    return a"),
+        constrained=place % 2 == 0,
+        priority="batch" if place % 3 == 0 else "interactive",
+        max_tokens=4 + place,
+        temperature=0.8 * (place % 4 == 0),
+        seed=place,
+    )
 
 
-async def test_leaving_a_stream_frees_its_slot_and_stops_its_work(bundle: Bundle, start_engine: StartEngine) -> None:
-    requests = unit_requests(bundle, 12)
-    alone = start_engine(bundle)
-    answers = [await complete(alone, request) for request in requests]
-    longest = max(range(len(requests)), key=lambda index: len(answers[index]))
-    engine = start_engine(bundle, slots=1)
-    async with engine.submit(requests[longest]) as running, engine.submit(requests[1]):
-        await anext(aiter(running))
-    assert await complete(engine, requests[2]) == answers[2]
-    stats = engine.stats()
-    assert (stats.running, stats.waiting) == (0, 0)
-    assert stats.prompt_tokens == len(requests[longest].prompt_ids) + len(requests[2].prompt_ids)
-    assert stats.generated_tokens < len(answers[longest]) + len(answers[2])
+@pytest.fixture(scope="module")
+def mixed_answers(bundle: Bundle) -> dict[int, list[Token]]:
+    """The answer to each mixed request when it alone runs."""
 
+    async def answers() -> dict[int, list[Token]]:
+        return {length: await complete(engine, mixed_request(bundle, length)) for length in LENGTHS}
 
-async def test_a_full_queue_refuses_and_harms_nobody(bundle: Bundle, start_engine: StartEngine) -> None:
-    requests = unit_requests(bundle, 3)
-    engine = start_engine(bundle, slots=1, max_waiting=1)
-    async with engine.submit(requests[0]) as first:
-        first_tokens = aiter(first)
-        await anext(first_tokens)
-        async with engine.submit(requests[1]) as second:
-            with pytest.raises(EngineBusy):
-                async with engine.submit(requests[2]):
-                    pass
-            rest = [token async for token in first_tokens]
-            answer = [token async for token in second]
-    alone = start_engine(bundle)
-    assert rest == (await complete(alone, requests[0]))[1:]
-    assert answer == await complete(alone, requests[1])
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        pytest.param(lambda good: GenerationRequest([5] * 5000, good.rules, good.lines), id="longer than the context"),
-        pytest.param(lambda good: GenerationRequest([10**9], good.rules, good.lines), id="no such token"),
-        pytest.param(lambda good: GenerationRequest([-7], good.rules, good.lines), id="negative token"),
-    ],
-)
-async def test_one_bad_request_never_harms_another(
-    bundle: Bundle, start_engine: StartEngine, bad: Callable[[GenerationRequest], GenerationRequest]
-) -> None:
-    requests = unit_requests(bundle, 4)
-    engine = start_engine(bundle, slots=2)
-    alone = [await complete(engine, request) for request in requests]
-    mixed = [requests[0], bad(requests[0]), *requests[1:]]
-    answers = await asyncio.gather(*(complete(engine, request) for request in mixed), return_exceptions=True)
-    assert isinstance(answers.pop(1), EngineError)
-    assert answers == alone
-
-
-async def test_closing_ends_open_streams_and_refuses_new_ones(bundle: Bundle, start_engine: StartEngine) -> None:
-    request = unit_requests(bundle, 1)[0]
-    engine = start_engine(bundle, slots=1)
-    async with engine.submit(request), engine.submit(request) as waiting:
+    engine = BatchingEngine(bundle, (), 1, 1, threads=1, device="cpu")
+    try:
+        return asyncio.run(answers())
+    finally:
         engine.close()
-        with pytest.raises(EngineClosed):
-            async for _ in waiting:
-                pass
-    with pytest.raises(EngineClosed):
-        await complete(engine, request)
-    engine.close()  # closing twice is harmless
+
+
+@given(
+    lengths=st.lists(st.sampled_from(LENGTHS), min_size=2, max_size=10),
+    slots=st.integers(2, 6),
+    kv_rows=st.integers(1, 6),
+    arrivals=st.lists(st.integers(0, 30), min_size=10, max_size=10),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_composition_of_the_batch_changes_an_answer(
+    bundle: Bundle,
+    mixed_answers: dict[int, list[Token]],
+    lengths: list[int],
+    slots: int,
+    kv_rows: int,
+    arrivals: list[int],
+) -> None:
+    """`arrivals`: how many turns of the event loop each request comes after the start."""
+
+    async def after(turns: int, length: int) -> list[Token]:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await complete(engine, mixed_request(bundle, length))
+
+    async def together() -> list[list[Token]]:
+        return await asyncio.gather(*(after(turns, length) for turns, length in zip(arrivals, lengths, strict=False)))
+
+    engine = BatchingEngine(bundle, (), slots, 64, threads=1, device="cpu", kv_tokens=1024 * kv_rows)
+    try:
+        assert asyncio.run(together()) == [mixed_answers[length] for length in lengths]
+        assert engine.stats().kv_tokens_used == 0
+    finally:
+        engine.close()
+
+
+async def test_what_kv_memory_allows_bounds_what_runs(bundle: Bundle, start_engine: StartEngine) -> None:
+    """Rows of up to 256 tokens: two of them fit into 512."""
+    requests = [msgspec.structs.replace(request, max_tokens=40) for request in unit_requests(bundle, 8)]
+    wide, tight = start_engine(bundle, slots=8), start_engine(bundle, slots=8, kv_tokens=512)
+    running = []
+
+    async def watch(request: GenerationRequest) -> list[Token]:
+        tokens = []
+        async with tight.submit(request) as stream:
+            async for token in stream:
+                tokens.append(token)
+                running.append(tight.stats().running)
+        return tokens
+
+    answers = await asyncio.gather(*(watch(request) for request in requests))
+    assert answers == [await complete(wide, request) for request in requests]
+    assert max(running) == 2

@@ -1,5 +1,6 @@
 """The server as a process: it refuses bad bundles and settings, sheds load, lets clients go, and stops cleanly."""
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ MORE_WORK_THAN_ANY_TEST_WAITS_FOR = "".join(FUNCTION.format(n=n) for n in range(
 
 def refused(*arguments: str) -> str:
     """The message of a server that does not start."""
-    done = subprocess.run(serve_command(*arguments), capture_output=True, text=True, timeout=30)
+    done = subprocess.run(serve_command(*arguments), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -40,11 +41,17 @@ def test_what_can_not_be_served_or_set_is_refused_by_name(tiny_bundle: Path, tmp
     assert "--port='high'" in refused(str(tiny_bundle), "--port", "high")
     assert "--slots='0'" in refused(str(tiny_bundle), "--slots", "0")
     assert "--engine='nonsense'" in refused(str(tiny_bundle), "--engine", "nonsense")
+    assert "--cache-url" in refused(str(tiny_bundle), "--cache-url", "http://127.0.0.1/")
+    assert "--new-key" in refused("--new-key", "ci")
     assert "DEEPCODE_BUNDLE" in refused()
 
 
 def test_serving_imports_no_training_library() -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxruntime_genai", "compress")
+    # What few servers need is imported by those alone, so that all start at once.
+    heavy = (
+        *("torch", "transformers", "onnx", "onnxruntime_genai", "compress"),
+        *("opentelemetry", "valkey", "redis", "httpx", "rich", "serve.client.check"),
+    )
     code = (
         "import sys, serve.app, serve.launcher, serve.analysis.local\n"
         f"print([name for name in {heavy} if name in sys.modules])"
@@ -54,7 +61,7 @@ def test_serving_imports_no_training_library() -> None:
 
 
 def analyze(server: Server, code: str) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/analyze", json={"code": code}, timeout=60)
+    return httpx.post(f"{server.url}/v1/analyze", json={"code": code}, timeout=120)
 
 
 def keep_asking(server: Server, code: str) -> httpx.Response:
@@ -104,6 +111,76 @@ def test_sigterm_finishes_accepted_work_refuses_new_and_exits_0(tiny_bundle: Pat
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] > 0
         assert server.wait() == 0
+
+
+async def test_sigterm_under_load_loses_nothing(tiny_bundle: Path) -> None:
+    """Plain answers, streams and batches that are in progress all come to their end."""
+    with running_server(tiny_bundle, "--slots", "2") as server:
+        code = "".join(FUNCTION.format(n=n) for n in range(12))
+        events = {"Accept": "text/event-stream"}
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            asked = [client.post("/v1/analyze", json={"code": f"{code}x = {n}\n"}) for n in range(4)]
+            asked += [client.post("/v1/analyze", json={"code": f"{code}y = {n}\n"}, headers=events) for n in range(4)]
+            items = [{"id": str(n), "code": f"{code}z = {n}\n"} for n in range(4)]
+            asked += [client.post("/v1/analyze/batch", json=items) for _ in range(2)]
+            waiting = [asyncio.create_task(each) for each in asked]
+
+            async def in_flight() -> int:
+                page = (await client.get("/metrics")).text
+                return int(float(page.partition("\ndeepcode_requests_in_flight{")[2].split()[1]))
+
+            while await in_flight() < len(waiting):
+                assert not any(task.done() for task in waiting), "there was too little to do"
+            server.terminate()
+            answers = await asyncio.gather(*waiting)
+        assert [answer.status_code for answer in answers] == [200] * len(answers)
+        assert all("event: report" in answer.text for answer in answers[4:8])
+        assert all(len(answer.text.splitlines()) == len(items) for answer in answers[8:])
+        assert server.wait() == 0
+
+
+CRASHING = """
+import pathlib, sys
+from serve.cli import main
+from serve.engine.steps import Steps
+
+decode = Steps.decode
+
+def decode_until_asked_to_break(self):
+    if pathlib.Path({flag!r}).exists():
+        raise MemoryError("asked to")
+    decode(self)
+
+Steps.decode = decode_until_asked_to_break
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def test_an_engine_that_breaks_down_turns_ready_red_fails_who_waits_and_ends_the_process(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    flag, script = tmp_path / "break", tmp_path / "crashing.py"
+    script.write_text(CRASHING.format(flag=str(flag)))
+    with running_server(tiny_bundle, start=[sys.executable, str(script)]) as server:
+        answers: list[httpx.Response] = []
+        asked = threading.Thread(target=lambda: answers.append(analyze(server, SOME_SECONDS_OF_WORK)))
+        asked.start()
+        wait_until(lambda: 'deepcode_num_requests_running{model_name="tiny"} 0' not in metrics(server))
+        flag.touch()
+        asked.join()
+        assert answers[0].status_code == 503
+        assert answers[0].json()["type"].endswith(":engine-failed")
+        for probe in ("ready", "live"):
+            answer = httpx.get(f"{server.url}/health/{probe}")
+            assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (503, "engine-failed")
+        assert "MemoryError: asked to" in answer.json()["detail"]
+        assert 'deepcode_engine_up{model_name="tiny"} 0.0' in metrics(server)
+        assert server.wait() == 1
+
+
+def metrics(server: Server) -> str:
+    return httpx.get(f"{server.url}/metrics").text
 
 
 def test_work_that_outlasts_the_drain_deadline_is_ended(tiny_bundle: Path) -> None:

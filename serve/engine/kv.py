@@ -1,0 +1,136 @@
+"""The KV cache: one array per layer and part, in which every request owns a row.
+
+    keys, values: [rows, kv_heads, capacity, head_dim], one pair a layer
+
+All rows are as long as the longest needs to be now, not as long as the context is: the arrays grow when a row
+becomes full and shrink when long rows have gone. Rows that lie side by side are one contiguous piece of memory,
+which ONNX Runtime reads and appends to in place.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import onnxruntime
+
+from serve.engine.devices import array_module, is_on_cuda
+
+ROW_STEP = 256
+_PAST = "past_key_values."
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class KvCache:
+    """The rows' memory, on the device of one session. Its arrays are numpy's, or cupy's on CUDA."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, kv_heads: int, head_dim: int, slots: int, tokens: int, context: int
+    ) -> None:
+        """
+        Args:
+            session: the student's; its inputs name the layers.
+            kv_heads: of each layer.
+            head_dim: of each head.
+            slots: the most rows there can be.
+            tokens: the most tokens all rows may hold together.
+            context: the most tokens one row can hold.
+
+        Raises:
+            ValueError: `tokens` are less than the shortest row.
+        """
+        self._xp: ModuleType = array_module(session)
+        self._device = "cuda" if is_on_cuda(session) else "cpu"
+        past = [entry for entry in session.get_inputs() if entry.name.startswith(_PAST)]
+        self._names = [entry.name.removeprefix(_PAST) for entry in past]
+        self._dtype = self._xp.dtype(_TYPES[past[0].type])
+        self._heads, self._head_dim = kv_heads, head_dim
+        self._slots, self._context = slots, context
+        self.tokens = tokens
+        self._prefix: Mapping[str, Any] = {}
+        if tokens < self.row_size(1):
+            raise ValueError(f"a KV cache of {tokens} tokens holds no row; give it {self.row_size(1)} or more")
+        self.capacity = self.row_size(1)
+        self._arrays = self._allocate(self.capacity)
+
+    def row_size(self, tokens: int) -> int:
+        """How long a row must be to hold `tokens`: whole steps, so that arrays seldom change."""
+        return min(-(-tokens // ROW_STEP) * ROW_STEP, self._context)
+
+    def holds(self, reservations: Iterable[int]) -> bool:
+        """Whether rows of these many tokens may exist at once: all of them become as long as the longest."""
+        sizes = [self.row_size(tokens) for tokens in reservations]
+        return len(sizes) <= self._slots and len(sizes) * max(sizes, default=0) <= self.tokens
+
+    def fit(self, lengths: Sequence[int], needed: int, reserved: int) -> bool:
+        """Make the arrays as large as the next call needs.
+
+        Args:
+            lengths: how many tokens of each row in use are kept.
+            needed: tokens the longest row will hold after the call.
+            reserved: tokens the longest row may ever hold; at least `needed`.
+
+        Returns:
+            Whether the arrays are other ones now: what was bound to them must be bound again.
+        """
+        shortest, longest = self.row_size(needed), self.row_size(reserved)
+        capacity = self.capacity
+        if shortest > capacity:
+            capacity = min(max(shortest, 2 * capacity), longest)
+        elif capacity > longest or capacity >= 4 * shortest:
+            # Twice what is needed, for else the next long row would have them grow again.
+            capacity = min(2 * shortest, longest)
+        if capacity == self.capacity:
+            return False
+        arrays = self._allocate(capacity)
+        for name, array in arrays.items():
+            for row, length in enumerate(lengths):
+                array[row, :, :length] = self._arrays[name][row, :, :length]
+        self._wait()
+        self._arrays, self.capacity = arrays, capacity
+        return True
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of one row to another."""
+        for array in self._arrays.values():
+            array[target, :, :length] = array[source, :, :length]
+        self._wait()
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows."""
+        for array in self._arrays.values():
+            kept = array[one, :, :length].copy()
+            array[one, :, :length] = array[other, :, :length]
+            array[other, :, :length] = kept
+        self._wait()
+
+    def keep_prefix(self, row: int, length: int) -> None:
+        """Keep a copy of the first `length` tokens of a row, for `put_prefix`."""
+        self._prefix = {name: array[row, :, :length].copy() for name, array in self._arrays.items()}
+        self._wait()
+
+    def put_prefix(self, row: int) -> None:
+        """Begin a row with the kept prefix."""
+        for name, kept in self._prefix.items():
+            self._arrays[name][row, :, : kept.shape[1]] = kept
+        self._wait()
+
+    def bind(self, binding: onnxruntime.IOBinding, first: int, count: int) -> None:
+        """Let a call read and append to the rows `first` to `first + count - 1` in place."""
+        for name, array in self._arrays.items():
+            view = array[first : first + count]
+            address = view.data.ptr if self._device == "cuda" else view.ctypes.data
+            memory = (self._device, 0, self._dtype.type, view.shape, address)
+            binding.bind_input(f"{_PAST}{name}", *memory)
+            binding.bind_output(f"present.{name}", *memory)
+
+    def _allocate(self, capacity: int) -> dict[str, Any]:
+        rows = min(self._slots, self.tokens // capacity)
+        # numpy's zeros take memory only where they are written: untouched rows cost nothing.
+        return {
+            name: self._xp.zeros((rows, self._heads, capacity, self._head_dim), self._dtype) for name in self._names
+        }
+
+    def _wait(self) -> None:
+        """ONNX Runtime computes in a stream of its own: copies must be complete before the next call."""
+        if self._device == "cuda":
+            self._xp.cuda.get_current_stream().synchronize()

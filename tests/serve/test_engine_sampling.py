@@ -1,0 +1,60 @@
+"""The choice of a token, beside the same in float64 and one line each."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from serve.engine.sampling import choose_token
+
+VOCABULARY = 70  # not a multiple of 32
+
+logit_rows = arrays(np.float32, VOCABULARY, elements=st.floats(-30, 30, width=32))
+allowed_sets = st.sets(st.integers(0, VOCABULARY - 1), min_size=1)
+
+
+def mask_of(tokens: set[int]) -> np.ndarray:
+    bits = np.zeros(-(-VOCABULARY // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    exact = logits.astype(np.float64)
+    return exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
+
+
+@settings(deadline=None)
+@given(logit_rows, allowed_sets)
+def test_without_heat_it_is_the_likeliest_allowed_token(logits: np.ndarray, allowed: set[int]) -> None:
+    token, logprob = choose_token(logits, mask_of(allowed), 0.0, np.random.default_rng(0))
+    assert token == max(sorted(allowed), key=lambda each: logits[each])
+    assert math.isclose(logprob, log_softmax(logits)[token], abs_tol=1e-4), "its own probability, before the mask"
+    assert choose_token(logits, None, 0.0, np.random.default_rng(0))[0] == int(logits.argmax())
+
+
+@settings(deadline=None)
+@given(logit_rows, allowed_sets, st.floats(0.1, 5), st.integers(0, 2**32))
+def test_with_heat_it_is_an_allowed_token_that_the_seed_decides(
+    logits: np.ndarray, allowed: set[int], temperature: float, seed: int
+) -> None:
+    first, again = (choose_token(logits, mask_of(allowed), temperature, np.random.default_rng(seed)) for _ in range(2))
+    assert first == again
+    assert first[0] in allowed
+    assert math.isclose(first[1], log_softmax(logits)[first[0]], abs_tol=1e-4)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
+    draws, count = np.random.default_rng(0), 20_000
+    drawn = np.bincount([choose_token(logits, None, 2.0, draws)[0] for _ in range(count)], minlength=4) / count
+    assert np.abs(drawn - np.exp(log_softmax(logits / 2))).max() < 4 * 0.5 / math.sqrt(count)
+
+
+@pytest.mark.parametrize("logits", [[np.nan, 0.0], [np.inf, 0.0]])
+def test_a_student_that_writes_no_numbers_is_an_error(logits: list[float]) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        choose_token(np.array(logits, np.float32), None, 0.0, np.random.default_rng(0))

@@ -1,0 +1,140 @@
+"""What one step computes, step by step and without the thread that usually takes them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from bundle.grammar import AnswerGrammar
+from bundle.manifest import Bundle
+from serve.engine.base import GenerationRequest
+from serve.engine.counters import Counters
+from serve.engine.delivery import Answering, Outbox
+from serve.engine.onnx import OnnxStudent
+from serve.engine.scheduling import PREFILL_CHUNK
+from serve.engine.steps import FORCED_CHUNK, PREFILL_TOKENS_PER_STEP, Steps
+from serve.engine.writing import AnswerWriter
+from tests.serve.conftest import random_ids
+
+SLOTS = 6
+
+Call = tuple[str, list[int]]
+"""What was called, and how many tokens it appended to each of its rows."""
+
+
+class RecordingStudent(OnnxStudent):
+    """Remembers its calls."""
+
+    calls: list[Call]
+
+    def prefill(self, row: int, start: int, ids: Sequence[int]) -> None:
+        self.calls.append(("prefill", [len(ids)]))
+        super().prefill(row, start, ids)
+
+    def prefill_empty(self, first: int, prompts: Sequence[Sequence[int]]) -> None:
+        self.calls.append(("prefill_empty", [len(prompt) for prompt in prompts]))
+        super().prefill_empty(first, prompts)
+
+    def decode(self, first: int, ids: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
+        self.calls.append(("decode", [1] * len(ids)))
+        return super().decode(first, ids, lengths)
+
+
+class Driven(Steps):
+    """Steps that a test takes by hand."""
+
+    student: RecordingStudent
+
+    def ask(self, length: int, seed: int = 0, prefix: tuple[int, ...] = ()) -> Answering:
+        """Admit a prompt of random tokens after a prefix."""
+        answering = Answering(GenerationRequest(prefix + random_ids(seed, length), constrained=False))
+        self.admit(answering)
+        return answering
+
+    def step(self) -> list[Call]:
+        """Take one step; returns its calls."""
+        self.student.calls = []
+        self.drop(0.0)
+        self.prefill()
+        self.decode()
+        return self.student.calls
+
+
+@pytest.fixture
+def make_steps(bundle: Bundle) -> Callable[..., Driven]:
+    def make(prefix: Sequence[int] = ()) -> Driven:
+        manifest = bundle.manifest
+        context = manifest.context_length
+        RecordingStudent.calls = []
+        student = RecordingStudent(
+            bundle.export_folder("onnx"), manifest.model, SLOTS, SLOTS * context, context, 1, "cpu"
+        )
+        grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
+        outbox, counters = Outbox(), Counters()
+        writer = AnswerWriter(grammar, manifest.eos_token_ids, context, outbox, counters)
+        steps = Driven(student, writer, outbox, counters, prefix)
+        steps.student = student
+        return steps
+
+    return make
+
+
+async def test_long_prompts_hold_up_neither_a_short_one_nor_a_running_answer(
+    make_steps: Callable[..., Driven],
+) -> None:
+    steps = make_steps()
+    running = steps.ask(5)
+    steps.step()
+    longs = [steps.ask(900, seed) for seed in range(3)]
+    short = steps.ask(40)
+    first_tokens = {}
+    for number in range(1, 9):
+        calls = steps.step()
+        assert sum(max(tokens) * len(tokens) for name, tokens in calls if name != "decode") < (
+            PREFILL_TOKENS_PER_STEP + PREFILL_CHUNK
+        )
+        assert calls[-1][0] == "decode", "every step moves the running answers on"
+        for answering in (short, *longs):
+            if answering.timeline.first_token is not None:
+                first_tokens.setdefault(answering, number)
+    assert running in [row.answering for row in steps.rows.decoding]
+    assert first_tokens[short] <= 2
+    assert all(first_tokens[long] >= 5 for long in longs), "3 x 900 tokens, 512 a step"
+
+
+async def test_prompts_of_like_length_are_begun_in_one_call(make_steps: Callable[..., Driven]) -> None:
+    steps = make_steps()
+    for seed, length in enumerate((60, 50, 55, 200)):
+        steps.ask(length, seed)
+    assert steps.step() == [("prefill_empty", [59, 49, 54]), ("prefill", [199]), ("decode", [1] * 4)]
+
+
+async def test_a_shared_prefix_is_computed_once(make_steps: Callable[..., Driven]) -> None:
+    prefix = random_ids(99, 300)
+    steps = make_steps(prefix)
+    assert [tokens for _, tokens in steps.student.calls] == [[1], [256], [44]], "a try, and the prefix"
+    answers = [steps.ask(20, seed, prefix) for seed in range(3)]
+    other = steps.ask(20, 7)
+    assert sorted(steps.step()) == sorted([("prefill", [19])] * 4 + [("decode", [1] * 4)])
+    assert [answering.cached_tokens for answering in (*answers, other)] == [300, 300, 300, 0]
+
+
+async def test_many_known_tokens_are_fed_in_one_call_and_few_with_the_batch(make_steps: Callable[..., Driven]) -> None:
+    steps = make_steps()
+    steps.ask(10)
+    steps.step()
+    (row,) = steps.rows.decoding
+    row.pending = list(random_ids(1, 1 + FORCED_CHUNK))
+    assert steps.step() == [("decode", [1]), ("prefill", [FORCED_CHUNK - 1])]
+    row.pending = list(random_ids(1, FORCED_CHUNK))
+    assert steps.step() == [("decode", [1])]
+
+
+async def test_who_left_is_gone_in_the_next_step(make_steps: Callable[..., Driven]) -> None:
+    steps = make_steps()
+    decoding, prefilling = steps.ask(5), steps.ask(900)
+    steps.step()
+    waiting = steps.ask(20)
+    decoding.left = prefilling.left = True
+    steps.step()
+    assert [row.answering for row in steps.rows.all] == [waiting]
