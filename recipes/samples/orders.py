@@ -1,8 +1,8 @@
-"""A small order book with ten planted defects, for `make demo`.
+"""A small order book with ten planted defects, one to a function, for `make demo`.
 
-find_order: the test is the wrong way round. add_line: a mutable default; a comparison to None by value.
-total: a negated condition. read_price: a bare except. is_valid: should be `and`. load: a name that hides a
-builtin; a loop variable that is never used. first_missing: should be `in`. convert: the original exception is lost.
+find_order: the test is the wrong way round. add_line: a mutable default. quantity_of: a comparison to None by value.
+total: a negated condition. read_price: a bare except. is_valid: should be `and`. load: a name that hides a builtin.
+show: a loop variable that is never used. first_missing: should be `in`. convert: the original exception is lost.
 """
 
 
@@ -16,11 +16,17 @@ def find_order(orders, number):
 
 def add_line(order, item, quantity, seen=[]):
     """Add a line to an order."""
-    if quantity == None:
-        quantity = 1
     seen.append(item)
     order.lines.append((item, quantity))
     return order
+
+
+def quantity_of(line):
+    """How many of an item a line orders."""
+    quantity = line.get("quantity")
+    if quantity == None:
+        return 1
+    return quantity
 
 
 def total(lines, discount):
@@ -52,9 +58,15 @@ def load(path):
     """Read the lines of a file."""
     list = []
     with open(path) as file:
-        for index, line in enumerate(file):
+        for line in file:
             list.append(line.strip())
     return list
+
+
+def show(order, out):
+    """Write an order's lines."""
+    for index, (item, quantity) in enumerate(order.lines):
+        out.write(f"{quantity} x {item}\n")
 
 
 def first_missing(numbers):

@@ -84,7 +84,8 @@ class KvCache:
         arrays = self._allocate(capacity)
         for name, array in arrays.items():
             for row, length in enumerate(lengths):
-                array[row, :, :length] = self._arrays[name][row, :, :length]
+                if length:  # there may be more rows now than there were
+                    array[row, :, :length] = self._arrays[name][row, :, :length]
         self._wait()
         self._arrays, self.capacity = arrays, capacity
         return True

@@ -12,8 +12,13 @@ MOST_PADDING = 0.25  # of a padded call: beyond it, computing the padding costs 
 
 
 def next_chunk(row: Row) -> list[int]:
-    """The next tokens of a row's prompt to compute, none when only the last is left: that one is decoded."""
-    return row.pending[: min(PREFILL_CHUNK, len(row.pending) - 1)]
+    """The next tokens of a row's prompt to compute in one call; none when what is left is decoded.
+
+    That is the last token, and one before it: attention to a single token is computed otherwise than to several, so
+    a chunk of one, padded beside longer ones, would not be the same to the bit.
+    """
+    count = min(PREFILL_CHUNK, len(row.pending) - 1)
+    return row.pending[:count] if count > 1 else []
 
 
 def next_row(rows: Iterable[Row]) -> Row | None:

@@ -4,7 +4,7 @@ The chunks of a step share a budget, so that running answers never wait long for
 without a shared prefix are computed together, padded; a shared prefix is computed once and copied.
 
 What a request computes does not depend on its company: which of its tokens are computed as a chunk and which are
-decoded follows from the request alone (the last of its prompt, and forced ones if they are few), and neither padding
+decoded follows from the request alone (the end of its prompt, and forced ones if they are few), and neither padding
 nor other rows change a bit of its own.
 """
 
@@ -78,6 +78,11 @@ class Steps:
             row.shared = prefix
         self._take_turn(row)
         self.rows.add(row)
+        try:
+            self._fit([row], 1)
+        except Exception as error:
+            self.rows.release(row)
+            self._fail(answering, error)
 
     def drop(self, now: float) -> None:
         """Free the rows whose readers have left, and those whose deadline has come."""
@@ -168,7 +173,7 @@ class Steps:
     def _have_computed(self, row: Row) -> None:
         """A chunk of a row's prompt is in its KV row."""
         self._take_turn(row)
-        if len(row.pending) == 1:
+        if not next_chunk(row):
             self.rows.complete(row)
 
     def _feed(self, row: Row, tokens: list[int]) -> bool:

@@ -56,7 +56,7 @@ def test_a_server_that_is_not_there_is_an_incomplete_check(check: Check, dead_ur
     assert done.returncode == 3
     assert "not analysed: a.py, b.py" in done.stderr
     assert f"{dead_url} cannot be reached" in done.stderr
-    assert "start deepcode-serve or correct --url" in done.stderr
+    assert "start deepcode-serve or correct the address" in done.stderr
 
 
 def test_fail_open_passes_without_a_server_and_still_says_so(check: Check, dead_url: str, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ PHASES = {
     "quantize.recover": {"train": {"max_steps": 2, "bf16": False}, "max_kl": 0.0},
     "export": {"onnx": None, "vllm": {"group_size": 32, "calibration_examples": 4}},
     "evaluate": {"natural_units": 2, "planted_units": 2, "max_answer_tokens": 8},
-    "data.max_units": 200,
     "train.max_steps": 4,
     "teacher.train.max_steps": 4,
 }

@@ -55,7 +55,7 @@ def test_a_budget_below_the_smallest_shape_says_what_that_is() -> None:
 
 def test_shapes_are_tried_once_and_listed(tmp_path: Path) -> None:
     """A whole search on a teacher trained for a moment; the second call finds all done."""
-    recipe = load_recipe(MICRO, ["data.max_units=200", "teacher.train.max_steps=4", "distill.top_k=8"])
+    recipe = load_recipe(MICRO, ["teacher.train.max_steps=4", "distill.top_k=8"])
 
     def search() -> tuple[list[Trial], str]:
         console = Console(record=True, width=200, quiet=False, file=(tmp_path / "log").open("a"))

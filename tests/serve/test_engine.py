@@ -47,7 +47,7 @@ async def test_answers_do_not_depend_on_when_others_arrive(bundle: Bundle, start
 async def test_a_copied_prefix_equals_a_computed_one(bundle: Bundle, start_engine: StartEngine) -> None:
     prefix = random_ids(0, 300)  # longer than a chunk
     _, *others = unit_requests(bundle, 5)
-    ids = [prefix + tuple(request.prompt_ids) for request in others] + [prefix, prefix[:-1], (*prefix, 7)]
+    ids = [prefix + tuple(request.prompt_ids) for request in others] + [prefix, prefix[:-1], (*prefix, 7, 8)]
     requests = [msgspec.structs.replace(others[0], prompt_ids=each, max_tokens=24) for each in ids]
     computing, copying = start_engine(bundle), start_engine(bundle, prefix=prefix)
     computed = [await complete(computing, request) for request in requests]
@@ -131,6 +131,16 @@ def test_no_composition_of_the_batch_changes_an_answer(
         assert engine.stats().kv_tokens_used == 0
     finally:
         engine.close()
+
+
+async def test_short_requests_may_follow_a_long_one_that_took_all_kv_memory(
+    bundle: Bundle, start_engine: StartEngine
+) -> None:
+    shorts = [GenerationRequest(random_ids(n, n), constrained=False, max_tokens=4) for n in range(1, 9)]
+    engine = start_engine(bundle, kv_tokens=1024)
+    await complete(engine, GenerationRequest(random_ids(0, 1000), constrained=False, max_tokens=4))
+    answers = await asyncio.gather(*(complete(engine, request) for request in shorts))
+    assert answers == [await complete(engine, request) for request in shorts]
 
 
 async def test_what_kv_memory_allows_bounds_what_runs(bundle: Bundle, start_engine: StartEngine) -> None:

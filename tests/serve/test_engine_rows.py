@@ -80,6 +80,15 @@ def test_arrays_are_as_long_as_needed_and_shrink_again(session: object) -> None:
     assert seen == [256, 256, 512, 768, 2048, 2048, 512, 256]
 
 
+def test_what_a_long_row_leaves_is_given_to_more_short_ones(session: object) -> None:
+    kv = KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=1024, context=1000)
+    kv.fit([0], 1000, 1000)
+    shapes = {array.shape for array in kv._arrays.values()}
+    kv.fit([7, 0, 0], 8, 256)
+    assert shapes == {(1, 2, 1000, 16)}
+    assert {array.shape for array in kv._arrays.values()} == {(4, 2, 256, 16)}
+
+
 def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session: object) -> None:
     kv = KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=2048, context=2000)
     assert kv.holds([256] * 4)
@@ -101,7 +110,8 @@ def test_rows_begun_together_are_alike_and_within_the_budget(lengths: list[int],
     chunks = [len(next_chunk(row)) for row in together]
     assert together[0] is first
     assert len({id(row) for row in together}) == len(together)
-    assert all(chunk == min(PREFILL_CHUNK, len(row.pending) - 1) for chunk, row in zip(chunks, together, strict=True))
+    for chunk, row in zip(chunks, together, strict=True):
+        assert chunk == (min(PREFILL_CHUNK, len(row.pending) - 1) if len(row.pending) > 2 else 0)
     if len(together) > 1:
         computed = max(chunks) * len(chunks)
         assert computed <= budget

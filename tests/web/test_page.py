@@ -427,13 +427,21 @@ def test_the_model_card_says_what_the_evaluation_says(open_page: Open, serve: Se
     expect(card.get_by_role("row", name="off-by-one error Off by one 0.73")).to_be_visible()
 
 
-def test_a_bundle_without_an_evaluation_has_a_card_too(open_page: Open, serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [(None, "This bundle carries no evaluation."), (b'{"rows": [{}]}', "is of another version than this page")],
+    ids=["none", "of another version"],
+)
+def test_a_bundle_whose_evaluation_can_not_be_shown_has_a_card_too(
+    open_page: Open, serve: Serve, evaluation: bytes | None, said: str
+) -> None:
     server = serve(streaming())
-    server.evaluation = None
+    server.evaluation = evaluation
     page = open_page(f"{server.url}#card", expected=("404",))
 
-    expect(page.get_by_role("tabpanel")).to_contain_text("This bundle carries no evaluation.")
+    expect(page.get_by_role("tabpanel")).to_contain_text(said)
     expect(page.get_by_role("heading", name="The rules it can name")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def assert_accessible(page: Page) -> None:

@@ -10,7 +10,7 @@ const whole = (number) => Math.round(number).toLocaleString("en");
 const RETENTION = {
   f1_retention: "F1 on planted defects, of the teacher's",
   hygiene_f1_retention: "F1 on hygiene, of the teacher's",
-  answer_validity: "answers that are valid without the grammar",
+  answer_validity: "answers that are valid",
   length_retention: "length of the summaries, of the teacher's",
   term_retention: "terms of the summaries, of the teacher's",
 };
@@ -20,11 +20,18 @@ export async function showCard(panel, served) {
   const evaluation = await get("v1/bundle/report", [404]);
   panel.replaceChildren(
     identity(served),
-    ...(evaluation
-      ? [kept(evaluation), scores(evaluation), sizes(evaluation), perRule(evaluation, served)]
-      : [element("p", {}, "This bundle carries no evaluation.")]),
+    ...(evaluation ? results(evaluation, served) : [part("Evaluation", "This bundle carries no evaluation.")]),
     rules(served),
   );
+}
+
+function results(evaluation, served) {
+  try {
+    return [kept(evaluation), scores(evaluation), sizes(evaluation), perRule(evaluation, served)];
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    return [part("Evaluation", "This bundle's report.json is of another version than this page, which can not show it.")];
+  }
 }
 
 function identity({ model, language, context_length: context, rules: catalogue }) {
