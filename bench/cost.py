@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, Qwen2Config
 
 from compress.cost import Size, Tokens, forward_flops, label_bytes, training_flops
-from compress.logits import SoftLabelKey
 from compress.recipe import Distill, Recipe
 
 # As Qwen published them.
@@ -76,12 +76,11 @@ def beside(run: Path) -> Table:
     teacher, student = (Size.of(AutoConfig.from_pretrained(folder)) for folder in (teacher_folder, student_folder))
     history = msgspec.json.decode((student_folder / "training.json").read_bytes())
     ended = history["log_history"][-2]
-    key = msgspec.json.decode((run / "logits" / "labels" / "key.json").read_bytes(), type=SoftLabelKey)
     shards = list((run / "logits" / "labels").glob("shard-*.npy"))
     stored = sum(file.stat().st_size for file in shards)
-    answers = stored // key.row.itemsize
+    offsets = np.load(run / "logits" / "labels" / "offsets.npy")
+    answers, examples = int(offsets[-1]), len(offsets) - 1
     epochs, seen = history["epoch"], history["num_input_tokens_seen"]
-    examples = (run / "logits" / "labels" / "offsets.npy").stat().st_size // 8 - 17
     tokens = Tokens(seen / epochs, answers, seen / epochs / examples)
     training = epochs * training_flops(student, tokens, recipe.train.gradient_checkpointing)
     reading = forward_flops(teacher, tokens)

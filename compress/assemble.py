@@ -10,6 +10,7 @@ import msgspec
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bundle.answer import answer_schema
+from bundle.chat import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from bundle.manifest import (
     PROMPT_FILE,
     RULES_FILE,
@@ -66,8 +67,10 @@ def write_bundle(
     shutil.copy(CATALOGUE_FILE, staged / RULES_FILE)
     schema = answer_schema(catalogue.ids, recipe.data.max_lines)
     (staged / SCHEMA_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(schema), indent=2))
-    for name in (TOKENIZER_FILE, "tokenizer_config.json"):
+    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
         shutil.copy(student / name, staged / name)
+    if (student / TEMPLATE_FILE).is_file():
+        shutil.copy(student / TEMPLATE_FILE, staged / TEMPLATE_FILE)
     for kind, (folder, _) in exports.items():
         shutil.copytree(folder, staged / kind)
     for file in report.iterdir():
