@@ -94,14 +94,14 @@ def planted_example(natural: Example, origin: Literal["injected", "hygiene"], rn
 def draw_example(natural: Example, planted_share: float, rng: random.Random) -> Example:
     """One draw for training: the natural unit, or the unit with one defect planted, now and then two or three.
 
-    A quarter of what is planted is hygiene that natural code shows too rarely. Kinds are mixed, so that a
+    A third of what is planted is hygiene that natural code shows too rarely. Kinds are mixed, so that a
     student learns to go on after a first finding.
     """
     if rng.random() >= planted_share:
         return natural
     drawn = natural
     for _ in range(1 + (rng.random() < 0.3) + (rng.random() < 0.1)):
-        drawn = planted_example(drawn, "hygiene" if rng.random() < 0.25 else "injected", rng) or drawn
+        drawn = planted_example(drawn, "hygiene" if rng.random() < 0.35 else "injected", rng) or drawn
     return drawn
 
 

@@ -14,6 +14,7 @@ from compress.evaluation.answers import Said
 from compress.evaluation.scores import match
 
 LEAST_FINDINGS = 30  # fewer are no ground for a curve
+LEAST_OF_OWN = 100  # findings of one rule, for a curve of its own
 LEAST_OF_A_RULE = 5  # a rule reported less often takes the threshold of all rules together
 NEVER = 1.0  # a threshold that no doubtful finding reaches
 _KNOTS = 10
@@ -49,14 +50,14 @@ def judge(examples: Sequence[Example], said: Sequence[Said]) -> list[Judged]:
 def fit_calibrations(judged: Sequence[Judged], catalogue: Catalogue) -> dict[str, Calibration]:
     """A curve for each rule: how sure a student must be to be right differs from rule to rule.
 
-    A rule with fewer than `LEAST_FINDINGS` findings shares the curve of all rules of its origin; where those
-    are too few as well, it has none.
+    A rule with fewer than `LEAST_OF_OWN` findings shares the curve of all rules of its origin; where those
+    are fewer than `LEAST_FINDINGS`, it has none.
     """
     curves = {}
     for rule in catalogue.rules:
         own = [finding for finding in judged if finding.rule == rule.id]
         alike = [finding for finding in judged if catalogue[finding.rule].origin == rule.origin]
-        curve = fit_calibration(own) or fit_calibration(alike)
+        curve = fit_calibration(own if len(own) >= LEAST_OF_OWN else alike)
         if curve:
             curves[rule.id] = curve
     return curves

@@ -12,6 +12,7 @@ from bundle.rules import load_catalogue
 from compress.evaluation.answers import read_said
 from compress.evaluation.calibrate import (
     LEAST_FINDINGS,
+    LEAST_OF_OWN,
     LEAST_OF_A_RULE,
     NEVER,
     Judged,
@@ -60,8 +61,8 @@ def test_fewer_findings_give_none() -> None:
 
 def test_a_rule_has_a_curve_of_its_own_or_that_of_its_kind() -> None:
     sure = judged([(0.5, True)] * LEAST_FINDINGS, rule="bare-except")
-    unsure = judged([(0.5, False)] * LEAST_FINDINGS)
-    few = judged([(0.5, True)] * (LEAST_FINDINGS // 2), rule="wrong-operator")
+    unsure = judged([(0.5, False)] * LEAST_OF_OWN)
+    few = judged([(0.5, True)] * (LEAST_OF_OWN // 2), rule="wrong-operator")
     curves = fit_calibrations([*sure, *unsure, *few], CATALOGUE)
     assert set(curves) == set(CATALOGUE.ids)
     shares = {rule: calibrated(0.5, curves[rule]) for rule in curves}
