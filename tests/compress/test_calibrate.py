@@ -12,8 +12,8 @@ from bundle.rules import load_catalogue
 from compress.evaluation.answers import read_said
 from compress.evaluation.calibrate import (
     LEAST_FINDINGS,
-    LEAST_OF_OWN,
     LEAST_OF_A_RULE,
+    LEAST_OF_OWN,
     NEVER,
     Judged,
     choose_thresholds,
