@@ -23,5 +23,5 @@ echo
 echo "== A real file of the standard library: $(basename "$real")"
 "$bin/deepcode-check" "$real" --url "$url" --fail-on never
 echo
-echo "== A sample with ten planted defects: recipes/samples/orders.py"
-"$bin/deepcode-check" recipes/samples/orders.py --url "$url" --fail-on never
+echo "== A sample with ten planted defects: recipes/samples/orders.py, and all that the student is 30% sure of"
+"$bin/deepcode-check" recipes/samples/orders.py --url "$url" --fail-on never --min-confidence 0.3
