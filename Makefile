@@ -12,7 +12,7 @@ test: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # torch first and pinned: an unpinned one brings gigabytes of CUDA packages along.
 $(READY): pyproject.toml constraints.txt
