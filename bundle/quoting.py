@@ -14,7 +14,7 @@ import msgspec
 
 _BEFORE_QUOTE = b'"at":"'
 _NAMED_LINE = re.compile(rb'(?<!\\)"line":(\d+),')  # inside a string, the quotation marks are escaped
-_QUOTED = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
+_QUOTED = re.compile(rb'(?:[^"\\]|\\.)*\\?', re.DOTALL)  # a token may end within an escape
 _WORD_OR_CHARACTER = re.compile(r"\w+|.", re.DOTALL)
 
 

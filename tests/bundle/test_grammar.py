@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -41,6 +41,7 @@ def allowed_tokens(grammar: AnswerGrammar, matcher) -> np.ndarray:
     lines=st.lists(code_lines, min_size=1, max_size=40),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(rules={"off-by-one"}, lines=["\\"], seed=0)
 def test_every_walk_through_the_grammar_is_an_answer(
     grammar: AnswerGrammar, rules: set[str], lines: list[str], seed: int
 ) -> None:
