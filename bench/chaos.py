@@ -60,7 +60,7 @@ class UnrulyClient:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await way()
-            except (httpx.HTTPError, TimeoutError, AssertionError) as error:
+            except (httpx.HTTPError, TimeoutError, AssertionError, ValueError) as error:
                 self._outcome.lost.append(f"{way.__name__}: {type(error).__name__}: {error}")
 
     def _body(self) -> dict[str, object]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, Qwen2Config
 
 from compress.cost import Size, Tokens, forward_flops, label_bytes, training_flops
 from compress.recipe import Distill, Recipe
+from compress.training_log import TRAINING_LOG
 
 # As Qwen published them.
 _TEACHER: dict[str, Any] = {
@@ -74,7 +75,7 @@ def beside(run: Path) -> Table:
     recipe = _recipe_of(run)
     teacher_folder, student_folder = run / "teacher" / "model", run / "distill" / "model"
     teacher, student = (Size.of(AutoConfig.from_pretrained(folder)) for folder in (teacher_folder, student_folder))
-    history = msgspec.json.decode((student_folder / "training.json").read_bytes())
+    history = msgspec.json.decode((student_folder / TRAINING_LOG).read_bytes())
     ended = history["log_history"][-2]
     shards = list((run / "logits" / "labels").glob("shard-*.npy"))
     stored = sum(file.stat().st_size for file in shards)

@@ -86,6 +86,11 @@ class AnswerGrammar:
         return tuple(found)
 
 
+def allowed_tokens(mask: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
+    """A row of a mask as [count] truth values: bit `t % 32` of word `t // 32` stands for token t."""
+    return np.unpackbits(mask.view(np.uint8), bitorder="little", count=count).view(np.bool_)
+
+
 class AnswerMatcher:
     """Where one answer stands: in its schema and, while a quote is open, in that quote's grammar."""
 
@@ -120,8 +125,7 @@ class AnswerMatcher:
         """Which tokens may come next, [vocab_size]."""
         masks = np.zeros((1, (self._grammar.vocab_size + 31) // 32), np.int32)
         self.fill_mask(masks, 0)
-        bits = np.unpackbits(masks[0].view(np.uint8), bitorder="little", count=self._grammar.vocab_size)
-        return bits.astype(bool)
+        return allowed_tokens(masks[0], self._grammar.vocab_size)
 
     def consume(self, token: int) -> None:
         """Move past `token`.

@@ -15,11 +15,10 @@ from compress.data.tokens import load_tokenizer
 from compress.evaluate import Evaluation
 from compress.evaluation.tables import detail_tables
 from compress.recipe import Recipe
+from compress.training_log import TRAINING_LOG, History, training_history
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-TRAINING_LOG = "training.json"
 
 _CARD = """\
 ---
@@ -74,11 +73,11 @@ class Loop(msgspec.Struct, frozen=True):
 
     title: str
     tokens: int | None  # in a step, at most
-    history: list[dict]
+    history: History
 
     @property
     def steps(self) -> int:
-        return self.history[-1]["step"]
+        return int(self.history[-1]["step"])
 
 
 def publish_teacher(recipe: Recipe, teacher: Path, data: Path, evaluation: Evaluation, out: Path) -> None:
@@ -118,18 +117,13 @@ def training_loops(recipe: Recipe, teacher: Path) -> list[Loop]:
     train, focus = recipe.teacher.train, recipe.teacher.focus
     tokens = train.max_tokens_per_batch if train is not None else None
     if focus is None:
-        return [Loop("training", tokens, _history(teacher))]
-    second = Loop("the analysis above all", focus.max_tokens_per_batch, _history(teacher))
+        return [Loop("training", tokens, training_history(teacher))]
+    second = Loop("the analysis above all", focus.max_tokens_per_batch, training_history(teacher))
     if recipe.teacher.continue_from is not None:
-        before = Path(recipe.teacher.continue_from)
-        told = (before / TRAINING_LOG).is_file()
-        return [*([Loop("the weights it went on from", None, _history(before))] if told else []), second]
-    first = Loop("the code above all", tokens, _history(teacher.with_name("first")))
+        before = training_history(Path(recipe.teacher.continue_from))
+        return [*([Loop("the weights it went on from", None, before)] if before else []), second]
+    first = Loop("the code above all", tokens, training_history(teacher.with_name("first")))
     return [first, second]
-
-
-def _history(checkpoint: Path) -> list[dict]:
-    return msgspec.json.decode((checkpoint / TRAINING_LOG).read_bytes())["log_history"]
 
 
 def _learning_curve(loops: list[Loop]) -> str:

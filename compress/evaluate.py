@@ -1,6 +1,5 @@
 """What was kept and what was lost: every form of the student beside its teacher, on held-out projects."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +7,11 @@ import msgspec
 import onnx
 from accelerate import init_empty_weights
 from rich.console import Console
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bundle.confidence import Calibration
 from bundle.manifest import TOKENIZER_FILE
+from bundle.prompt import Prompt
 from bundle.rules import Catalogue
 from compress.data.examples import Example, read_examples
 from compress.data.tokens import load_tokenizer, make_prompt
@@ -106,7 +105,12 @@ def evaluate_models(
     are kept in `out` by model, so that a killed evaluation goes on with the next model.
     """
     teacher, shipped = candidates[0], candidates[-1]
-    fits = _fits(recipe, catalogue, teacher.source)
+    tokenizer = load_tokenizer(teacher.source)  # all candidates share it
+    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
+    longest = recipe.data.max_tokens - recipe.evaluate.max_answer_tokens
+
+    def fits(example: Example) -> bool:
+        return len(prompt.encode(example.unit)) <= longest
 
     def units(split: str, times: int = 1) -> list[Example]:
         wanted = msgspec.structs.replace(
@@ -117,17 +121,27 @@ def evaluate_models(
         return held_out_units(read_examples(data / f"{split}.jsonl"), wanted, catalogue, recipe.seed, fits)
 
     examples = units("test")
-    answers = {each.name: _answers(recipe, catalogue, each, examples, out, console) for each in candidates}
-    texts = {each.name: _texts(each, answers[each.name]) for each in candidates}
-    said = {each.name: _said(each, answers[each.name], examples, catalogue) for each in candidates}
+
+    def ask(each: Candidate, about: list[Example]) -> Answers:
+        return _answers(recipe, catalogue, each, tokenizer, prompt, about, out, console)
+
+    def read(texts: list[str], answers: Answers, about: list[Example]) -> list[Said]:
+        return [
+            read_said(text, answer_confidences(answer, tokenizer.backend_tokenizer), example, catalogue, answer.aided)
+            for text, answer, example in zip(texts, answers.generated, about, strict=True)
+        ]
+
+    answers = {each.name: ask(each, examples) for each in candidates}
+    texts = {name: _texts(given, tokenizer) for name, given in answers.items()}
+    said = {name: read(texts[name], given, examples) for name, given in answers.items()}
     unquantised = [each.name for each in candidates if each.folder == each.source]
     side_by_side = list(dict.fromkeys([teacher.name, unquantised[-1], shipped.name]))
     write_samples(sample_answers(examples, texts, said, side_by_side), out / SAMPLES_FILE)
 
     validation = units("validation", recipe.evaluate.validation_factor)
     renamed = msgspec.structs.replace(shipped, name=f"{shipped.name} validation")
-    fitting = _answers(recipe, catalogue, renamed, validation, out, console)
-    fitted = _fit(recipe, catalogue, validation, _said(shipped, fitting, validation, catalogue))
+    fitting = ask(renamed, validation)
+    fitted = _fit(recipe, catalogue, validation, read(_texts(fitting, tokenizer), fitting, validation))
     calibrated = with_calibration(said[shipped.name], fitted.knots)
     kept = score(examples, shown(calibrated, fitted.thresholds), catalogue, recipe.seed)
 
@@ -222,17 +236,12 @@ def gate_failures(gate: Gate, retention: dict[str, float]) -> list[str]:
     ]
 
 
-def _fits(recipe: Recipe, catalogue: Catalogue, teacher: Path) -> Callable[[Example], bool]:
-    """Whether a unit's prompt leaves room for an answer; all candidates share the teacher's tokenizer."""
-    prompt = make_prompt(recipe.data.prompt, catalogue, load_tokenizer(teacher))
-    most = recipe.data.max_tokens - recipe.evaluate.max_answer_tokens
-    return lambda example: len(prompt.encode(example.unit)) <= most
-
-
 def _answers(
     recipe: Recipe,
     catalogue: Catalogue,
     each: Candidate,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: Prompt,
     examples: list[Example],
     out: Path,
     console: Console,
@@ -240,8 +249,6 @@ def _answers(
     kept = out / f"answers-{each.name.replace(' ', '-')}.json"
     if kept.is_file():
         return msgspec.json.decode(kept.read_bytes(), type=Answers)
-    tokenizer = load_tokenizer(each.source)
-    prompt = make_prompt(recipe.data.prompt, catalogue, tokenizer)
     questions = [Question(prompt.encode(example.unit), example.unit.texts) for example in examples]
     decoding = Decoding(
         tokenizer_file=each.source / TOKENIZER_FILE,
@@ -265,17 +272,8 @@ def _answers(
     return answers
 
 
-def _texts(each: Candidate, answers: Answers) -> list[str]:
-    loaded = load_tokenizer(each.source)
-    return [answer_text(answer, loaded.backend_tokenizer, loaded.eos_token_id) for answer in answers.generated]
-
-
-def _said(each: Candidate, answers: Answers, examples: list[Example], catalogue: Catalogue) -> list[Said]:
-    tokenizer: Tokenizer = load_tokenizer(each.source).backend_tokenizer
-    return [
-        read_said(text, answer_confidences(answer, tokenizer), example, catalogue, answer.aided)
-        for text, answer, example in zip(_texts(each, answers), answers.generated, examples, strict=True)
-    ]
+def _texts(answers: Answers, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    return [answer_text(each, tokenizer.backend_tokenizer, tokenizer.eos_token_id) for each in answers.generated]
 
 
 def _parameters(checkpoint: Path) -> int:

@@ -18,6 +18,7 @@ from compress.data.tokens import TokenDataset, load_tokenizer
 from compress.mishaps import TRAINING_KNOBS, memory_advice
 from compress.recipe import OnPolicy
 from compress.training import ProgressBar, events_in, last_whole_checkpoint, training_arguments
+from compress.training_log import TRAINING_LOG
 
 
 class OnPolicyTrainer(DistillationTrainer):
@@ -60,7 +61,7 @@ def train_on_policy(
     trained: Any = trainer.model
     trained.save_pretrained(staged)
     tokenizer.save_pretrained(staged)
-    trainer.state.save_to_json(str(staged / "training.json"))
+    trainer.state.save_to_json(str(staged / TRAINING_LOG))
     staged.rename(out / "model")
 
 

@@ -30,12 +30,13 @@ from compress.mishaps import LABELLING_KNOBS, memory_advice
 from compress.quantize import quantize_nf4
 from compress.recipe import OnPolicy, Recipe, Recover, TeacherAnswers, Train
 from compress.recover import read_recovery, recover_nf4, recovery_line
-from compress.report import Story, training_history, write_report
+from compress.report import Story, write_report
 from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import Run
 from compress.student import start_student
 from compress.teacher import checkpoint_fingerprint, prepare_teacher
 from compress.teacher_answers import verdict_counts, write_teacher_answers
+from compress.training_log import training_history
 
 CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"
 

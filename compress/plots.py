@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-History = Sequence[Mapping[str, float]]
+from compress.training_log import History
 
 # What a training loop logs, in the order it is shown in, and what it is called.
 _LOGGED = {

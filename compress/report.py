@@ -12,8 +12,9 @@ from markupsafe import Markup
 from compress.evaluate import Evaluation, Row
 from compress.evaluation.scores import Estimate
 from compress.evaluation.tables import Grid, detail_tables, score_tables
-from compress.plots import History, quality_plot, training_curves
+from compress.plots import quality_plot, training_curves
 from compress.samples import Sample
+from compress.training_log import History
 
 _TEMPLATE = Path(__file__).with_name("templates") / "report.html.jinja"
 
@@ -60,12 +61,6 @@ def write_report(evaluation: Evaluation, out: Path, story: Story = NO_STORY) -> 
     staged = out / "report.json.tmp"
     staged.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=2))
     staged.replace(out / "report.json")
-
-
-def training_history(checkpoint: Path) -> History:
-    """What the loop that made a checkpoint logged; nothing for one that no loop of ours made."""
-    file = checkpoint / "training.json"
-    return msgspec.json.decode(file.read_bytes())["log_history"] if file.is_file() else []
 
 
 def _plain(content: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from compress.losses import cross_entropy_sum, in_chunks, predicting_positions
 from compress.mishaps import TRAINING_KNOBS, memory_advice, stop_for
 from compress.recipe import Train
 from compress.throughput import Throughput
+from compress.training_log import TRAINING_LOG
 
 
 def training_arguments(
@@ -247,7 +248,7 @@ class AnswerTrainer(Trainer):
             shutil.rmtree(staged, ignore_errors=True)
             self.finished_model().save_pretrained(staged, state_dict=weights)
             self.tokenizer.save_pretrained(staged)
-            self.state.save_to_json(str(staged / "training.json"))
+            self.state.save_to_json(str(staged / TRAINING_LOG))
             staged.rename(out)
         ranks.meet()
 

@@ -30,7 +30,7 @@ def measure(source: str, tree: ast.Module) -> Metrics:
     functions = tuple(_functions_of(tree, ""))
     complexities = [function.complexity for function in functions]
     return Metrics(
-        lines=len(source.splitlines()) if not source.endswith("\n") else source.count("\n"),
+        lines=source.count("\n") + (source[-1:] not in ("", "\n")),
         code_lines=_code_lines(source),
         functions=len(functions),
         classes=sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)),

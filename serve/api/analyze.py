@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import msgspec
 from litestar import Request, post
 from litestar.datastructures import State
 from litestar.response import Response
@@ -97,11 +96,11 @@ async def _events(
             try:
                 report = working.result()
             except Exception as error:
-                yield event("error", msgspec.json.encode(as_problem(error).body(path)))
+                yield event("error", as_problem(error).body(path))
                 return
             if not told:  # the report was kept: its units are not known any more
                 yield _events_of(report.findings, report.skipped)
-            yield event("report", msgspec.json.encode(report))
+            yield event("report", report)
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
@@ -109,12 +108,12 @@ async def _events(
 
 def _unit_events(result: UnitResult) -> bytes:
     skipped = () if result.skipped is None else (result.skipped,)
-    return _events_of(result.findings, skipped) + event("unit", msgspec.json.encode(result.unit))
+    return _events_of(result.findings, skipped) + event("unit", result.unit)
 
 
 def _events_of(findings: Iterable[Finding], skipped: Iterable[SkippedUnit]) -> bytes:
-    found = (event("finding", msgspec.json.encode(finding)) for finding in findings)
-    return b"".join([*found, *(event("skipped", msgspec.json.encode(unit)) for unit in skipped)])
+    found = (event("finding", finding) for finding in findings)
+    return b"".join([*found, *(event("skipped", unit) for unit in skipped)])
 
 
 def _sarif(data: AnalysisRequest, report: Report, bundle: Bundle) -> bytes:

@@ -15,7 +15,7 @@ from serve.analysis.analyzer import AnalysisRequest
 from serve.analysis.report import Report
 from serve.api.bodies import refuse_repeated_keys
 from serve.api.errors import Problem, ProblemDetails, as_problem, documented, malformed_json
-from serve.api.leaving import StreamedResponse
+from serve.api.leaving import StreamedResponse, one_line
 from serve.api.limits import Admission, Caller
 from serve.api.running import Analyses
 
@@ -98,4 +98,4 @@ async def _line(path: str, item: BatchItem, analyses: Analyses, caller: Caller) 
         line: dict[str, Any] = {"id": item.id, "report": report}
     except Exception as error:
         line = {"id": item.id, "error": as_problem(error).body(path)}
-    return msgspec.json.encode(line) + b"\n"
+    return one_line(line) + b"\n"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+import msgspec
 from litestar import Litestar, Request
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +14,8 @@ from serve.api.errors import Problem
 from serve.api.noted import note
 
 _Result = TypeVar("_Result")
+
+_LINE_ENDS = {character.encode(): rb"\u%04x" % ord(character) for character in "\x85\u2028\u2029"}
 
 
 class ClientLeft(Problem):
@@ -88,6 +91,17 @@ async def _send_all(send: Send, headers: Mapping[str, str], chunks: AsyncIterato
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def event(name: str, data: bytes) -> bytes:
-    """One server-sent event; `data` is JSON on one line."""
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+def one_line(content: Any) -> bytes:
+    """`content` as JSON without any character that `str.splitlines`, and so many a client, takes for a line end.
+
+    JSON itself lets U+0085, U+2028 and U+2029 stand in a string; the others it escapes.
+    """
+    encoded = msgspec.json.encode(content)
+    for character, escaped in _LINE_ENDS.items():
+        encoded = encoded.replace(character, escaped)
+    return encoded
+
+
+def event(name: str, content: Any) -> bytes:
+    """One server-sent event with `content` as its JSON."""
+    return b"event: " + name.encode() + b"\ndata: " + one_line(content) + b"\n\n"

@@ -21,7 +21,7 @@ from serve.analysis.writing import Ending, Writer
 from serve.api.bodies import refuse_repeated_keys
 from serve.api.described import also_answered_as
 from serve.api.errors import SPEAKS_OPENAI, Problem, as_problem, documented, malformed_json
-from serve.api.leaving import StreamedResponse, unless_client_leaves
+from serve.api.leaving import StreamedResponse, one_line, unless_client_leaves
 from serve.api.limits import Admission, Caller
 from serve.api.noted import note_more
 from serve.api.openai_schema import (
@@ -224,7 +224,7 @@ async def _events(
 
 
 def _data(content: object) -> bytes:
-    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+    return b"data: " + one_line(content) + b"\n\n"
 
 
 def _usage(ending: Ending) -> CompletionUsage:

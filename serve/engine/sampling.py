@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.grammar import allowed_tokens
+
 
 def choose_token(
     logits: NDArray[np.float32], allowed: NDArray[np.int32] | None, temperature: float, draws: np.random.Generator
@@ -27,16 +29,14 @@ def choose_token(
     token = int(logits.argmax())
     if temperature > 0:
         token = _draw(
-            logits if allowed is None else np.where(_bits(allowed, len(logits)), logits, -np.inf), temperature, draws
+            logits if allowed is None else np.where(allowed_tokens(allowed, len(logits)), logits, -np.inf),
+            temperature,
+            draws,
         )
     elif allowed is not None and not allowed.view(np.uint32)[token // 32] >> (token % 32) & 1:
         # Seldom: a trained student mostly wants what the grammar allows, and then the mask need not be unpacked.
-        token = int(np.where(_bits(allowed, len(logits)), logits, -np.inf).argmax())
+        token = int(np.where(allowed_tokens(allowed, len(logits)), logits, -np.inf).argmax())
     return token, float(logits[token] - top - np.log(np.exp(logits - top).sum()))
-
-
-def _bits(allowed: NDArray[np.int32], count: int) -> NDArray[np.uint8]:
-    return np.unpackbits(allowed.view(np.uint8), bitorder="little", count=count)
 
 
 def _draw(logits: NDArray[np.float32], temperature: float, draws: np.random.Generator) -> int:

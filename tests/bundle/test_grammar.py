@@ -29,12 +29,6 @@ def grammar(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> A
     return AnswerGrammar(file, tokenizer.get_vocab_size(), (tokenizer.token_to_id("<|im_end|>"),))
 
 
-def allowed_tokens(grammar: AnswerGrammar, matcher) -> np.ndarray:
-    mask = np.zeros((1, (grammar.vocab_size + 31) // 32), np.int32)
-    matcher.fill_mask(mask, 0)
-    return np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little", count=grammar.vocab_size))
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     rules=st.sets(st.sampled_from(RULES), min_size=1),
@@ -50,7 +44,7 @@ def test_every_walk_through_the_grammar_is_an_answer(
     matcher = grammar.matcher(tuple(sorted(rules)), lines)
     ids = matcher.take_forced()
     while not matcher.finished:
-        token = int(random.choice(allowed_tokens(grammar, matcher)))
+        token = int(random.choice(np.flatnonzero(matcher.allowed())))
         matcher.consume(token)
         ids += [token, *matcher.take_forced()]
     answer = parse_answer(b"".join(grammar.token_bytes[token] for token in ids).decode())
@@ -99,7 +93,7 @@ def test_a_student_may_write_every_answer_in_the_tokens_it_was_trained_on(
         position += len(forced)
         if position == len(ids):
             break
-        assert ids[position] in allowed_tokens(grammar, matcher), grammar.token_bytes[ids[position]]
+        assert matcher.allowed()[ids[position]], grammar.token_bytes[ids[position]]
         matcher.consume(ids[position])
         position += 1
     assert matcher.finished
@@ -110,4 +104,4 @@ def test_special_tokens_are_never_allowed_inside_an_answer(grammar: AnswerGramma
     for token in tokenizer.encode('{"findings":[],"summary":"a', add_special_tokens=False).ids:
         matcher.consume(token)
     special = {tokenizer.token_to_id(name) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
-    assert not special & set(allowed_tokens(grammar, matcher).tolist())
+    assert not special & set(np.flatnonzero(matcher.allowed()).tolist())

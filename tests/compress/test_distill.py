@@ -20,6 +20,7 @@ from compress.recipe import AttentionLoss, Distill, HiddenLoss, Ramp, Train
 from compress.training import AnswerTrainer
 from tests.compress import naive
 from tests.compress.test_layer_losses import naive_relations
+from tests.support.cut_off import cut_off_before
 
 PLAIN = Train(
     learning_rate=1.0,
@@ -290,10 +291,6 @@ def used_by(trainer: Distilling) -> list[tuple[float, float]]:
     return used
 
 
-class StopHere(Exception):
-    """Stands for the kill of a run in the middle of training."""
-
-
 def test_a_cut_off_run_with_projections_and_schedules_ends_with_the_same_weights(
     dataset, tiny_checkpoint, tokenizer, teacher, tmp_path, monkeypatch
 ) -> None:
@@ -308,17 +305,8 @@ def test_a_cut_off_run_with_projections_and_schedules_ends_with_the_same_weights
         return load_file(out / "model" / "model.safetensors")
 
     whole = run(tmp_path / "whole")
-    step = AnswerTrainer.training_step
-
-    def until_three(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise StopHere
-        return step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerTrainer, "training_step", until_three)
-        with pytest.raises(StopHere):
-            run(tmp_path / "cut")
+    with cut_off_before(3, AnswerTrainer):
+        run(tmp_path / "cut")
     resumed = run(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert whole.keys() == load_file(tiny_checkpoint / "model.safetensors").keys(), "projections are not saved"

@@ -10,6 +10,7 @@ from transformers import Qwen2ForCausalLM
 
 from compress.on_policy import OnPolicyTrainer, train_on_policy
 from compress.recipe import OnPolicy, Train
+from tests.support.cut_off import cut_off_before
 from tests.support.tiny_bundle import make_tiny_checkpoint
 
 OPTIONS = OnPolicy(
@@ -29,10 +30,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class StopHere(Exception):
-    """Stands for the kill of a run in the middle of training."""
-
-
 def test_the_student_changes_and_a_cut_off_run_ends_with_the_same_weights(
     tiny_checkpoint, teacher, dataset, tmp_path, monkeypatch
 ) -> None:
@@ -48,17 +45,8 @@ def test_the_student_changes_and_a_cut_off_run_ends_with_the_same_weights(
     training = json.loads((tmp_path / "whole" / "model" / "training.json").read_text())
     assert training["global_step"] == 4
 
-    step = OnPolicyTrainer.training_step
-
-    def until_three(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise StopHere
-        return step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OnPolicyTrainer, "training_step", until_three)
-        with pytest.raises(StopHere):
-            run(tmp_path / "cut")
+    with cut_off_before(3, OnPolicyTrainer):
+        run(tmp_path / "cut")
     resumed = run(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

@@ -12,6 +12,7 @@ from compress.quantize import quantize_nf4
 from compress.recipe import Recover, Train
 from compress.recover import LowRankUnderNf4, mean_kl, nf4_rounded, read_recovery, recover_nf4
 from compress.training import AnswerTrainer
+from tests.support.cut_off import cut_off_before
 
 TRAIN = Train(learning_rate=3e-3, max_steps=25, per_device_train_batch_size=4, save_steps=50, bf16=False)
 
@@ -105,10 +106,6 @@ def test_below_the_limit_nothing_is_trained(tiny_checkpoint, quantised, halves, 
     assert same(out / "nf4", quantised) and not (out / "checkpoints").exists()
 
 
-class StopHere(Exception):
-    """Stands for the kill of a run in the middle of training."""
-
-
 def test_a_cut_off_recovery_ends_with_the_same_weights(
     tiny_checkpoint, quantised, halves, tmp_path, monkeypatch
 ) -> None:
@@ -120,17 +117,8 @@ def test_a_cut_off_recovery_ends_with_the_same_weights(
         recover_nf4(tiny_checkpoint, tiny_checkpoint, quantised, *halves, options, 1, out)
 
     run(tmp_path / "whole")
-    step = AnswerTrainer.training_step
-
-    def until_three(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise StopHere
-        return step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerTrainer, "training_step", until_three)
-        with pytest.raises(StopHere):
-            run(tmp_path / "cut")
+    with cut_off_before(3, AnswerTrainer):
+        run(tmp_path / "cut")
     run(tmp_path / "cut")
     assert same(tmp_path / "cut" / "recovered", tmp_path / "whole" / "recovered")
 

@@ -15,6 +15,7 @@ from compress.logits import SoftLabels, soft_label_key, write_soft_labels
 from compress.losses import IGNORED
 from compress.recipe import Distill, Train
 from compress.training import AnswerTrainer, last_whole_checkpoint
+from tests.support.cut_off import cut_off_before
 
 
 @pytest.fixture
@@ -139,10 +140,6 @@ def test_alpha_follows_its_schedule_and_is_logged(dataset, tiny_checkpoint, toke
     assert [entry["alpha"] for entry in history if "alpha" in entry] == [0.5, 0.1, 0.1, 0.1]
 
 
-class StopHere(Exception):
-    """Stands for the kill of a run in the middle of training."""
-
-
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     dataset, tiny_checkpoint, tokenizer, soft_labels, tmp_path, monkeypatch
 ) -> None:
@@ -156,17 +153,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
         return load_file(out / "model" / "model.safetensors")
 
     whole = run(tmp_path / "whole")
-    step = AnswerTrainer.training_step
-
-    def until_five(self, *args, **kwargs):
-        if self.state.global_step == 5:
-            raise StopHere
-        return step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerTrainer, "training_step", until_five)
-        with pytest.raises(StopHere):
-            run(tmp_path / "cut")
+    with cut_off_before(5, AnswerTrainer):
+        run(tmp_path / "cut")
     half = tmp_path / "cut" / "checkpoints" / "checkpoint-5"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half a checkpoint")

@@ -36,14 +36,11 @@ async def test_tokens_and_log_probabilities_equal_a_plain_loop_over_transformers
     for request, answer in zip(requests, answers, strict=True):
         matcher = grammar.matcher(request.rules, request.lines)
         expected = [(token, 0.0) for token in matcher.take_forced()]
-        mask = np.zeros((1, (manifest.model.vocab_size + 31) // 32), np.int32)
         while not matcher.finished and len(expected) < REFERENCE_TOKENS:
             ids = [*request.prompt_ids, *(token for token, _ in expected)]
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[0, -1]
-            matcher.fill_mask(mask, 0)
-            allowed = np.unpackbits(mask[0].view(np.uint8), bitorder="little", count=len(logits)).astype(bool)
-            token = int(logits.masked_fill(~torch.from_numpy(allowed), -torch.inf).argmax())
+            token = int(logits.masked_fill(~torch.from_numpy(matcher.allowed()), -torch.inf).argmax())
             expected.append((token, float(logits.log_softmax(-1)[token])))
             matcher.consume(token)
             expected += [(forced, 0.0) for forced in matcher.take_forced()]

@@ -10,8 +10,11 @@ import httpx
 import jsonschema
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from serve.analysis.report import Finding, Report, SkippedUnit, UnitReport
+from serve.api.leaving import one_line
 from tests.serve.conftest import SOURCE, Server, running_server, wait_until
 from tests.serve.problems import problem
 
@@ -89,9 +92,9 @@ def test_a_client_that_leaves_a_stream_stops_its_work(tiny_bundle: Path) -> None
 
 def test_a_client_that_stops_reading_is_hung_up_on_and_makes_room(tiny_bundle: Path) -> None:
     with running_server(tiny_bundle, "--max-queue", "1", "--read-seconds", "0.5") as server:
-        # One file many times: its report is kept, so that the answer is soon more than all buffers hold.
+        # One file many times: its report is kept, so that 8 MB of answer are soon more than all buffers hold.
         code = "".join(FUNCTION.format(n=n) for n in range(60))
-        body = json.dumps([{"id": str(n), "code": code, "min_confidence": 0} for n in range(400)]).encode()
+        body = json.dumps([{"id": str(n), "code": code, "min_confidence": 0} for n in range(2000)]).encode()
         head = (
             "POST /v1/analyze/batch HTTP/1.1\r\nHost: x\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -144,6 +147,20 @@ def test_a_batch_answers_every_file_under_its_id(server: Server) -> None:
         assert lines[f"file {n}"]["report"]["findings"] == alone["findings"]
     assert lines["bad"]["error"]["type"].endswith(":unparsable-code")
     assert lines["go"]["error"]["type"].endswith(":unsupported-language")
+
+
+def test_a_line_of_a_batch_is_one_line_to_readers_that_cut_at_more_than_line_feeds(server: Server) -> None:
+    name = "next\x85line\u2028and\u2029paragraph"
+    [line] = batch(server, [{"id": name, "code": "x = 1\n"}])  # httpx cuts as `str.splitlines` does
+    assert line["id"] == name
+
+
+@example({"\x85": "\u2028\u2029\x0c\x1c"})
+@given(st.dictionaries(st.text(), st.text()))
+def test_what_is_sent_on_one_line_is_what_was_said(content: dict[str, str]) -> None:
+    encoded = one_line(content)
+    assert len(encoded.decode().splitlines()) == 1
+    assert json.loads(encoded) == content
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ async def test_metrics_agree_with_the_syntax_tree_on_a_real_file() -> None:
     assert metrics.lines == len(source.splitlines())
 
 
+@pytest.mark.parametrize(("source", "lines"), [("", 0), ("x = 1", 1), ("x = 1\n", 1), ("x = 1\n\f\ny = '\u2028'", 3)])
+async def test_lines_are_counted_as_an_editor_numbers_them(source: str, lines: int) -> None:
+    assert (await SyntaxWorkers().cut(source)).metrics.lines == lines
+
+
 async def test_windows_line_ends_and_a_byte_order_mark_do_not_move_lines() -> None:
     file = await SyntaxWorkers().cut("\ufeffimport os\r\n\r\ndef f():\r\n    return os\r\n")
     assert [(unit.name, unit.start_line) for unit in file.units] == [("f", 3)]

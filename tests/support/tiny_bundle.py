@@ -4,6 +4,7 @@ The student is a random Qwen2, so its answers mean nothing; everything around th
 spans, checks) must hold for any answer, and this one gives all kinds.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def make_tiny_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
-    package = Path(bundle.__file__).parent
+    package = Path(json.__file__).parent  # no text of ours: a change of it would change every answer
     trainer = BpeTrainer(
         vocab_size=600,
         special_tokens=list(SPECIAL_TOKENS),
