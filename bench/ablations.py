@@ -2,6 +2,7 @@
 
     python -m bench.ablations                                   # recipes/nano.yaml, seeds 7, 8 and 9
     python -m bench.ablations --only "KL only" "hidden states"  # some of the changes
+    python -m bench.ablations --set train.max_steps=150         # all of them with half the training
 
 The student before export is scored, on the recipe's held-out projects. Data, teacher and student of a seed are made
 once. It can be cut off and started again: what is done is kept.
@@ -47,7 +48,13 @@ CHANGES: dict[str, list[str]] = {
         "distill.on_policy={train: {learning_rate: 1.0e-4, max_steps: 30, per_device_train_batch_size: 8}}"
     ],
 }
-_FIXED = ["distill.baseline=false", "quantize=null", "export.onnx={precision: fp32}", "evaluate.gate={}"]
+_FIXED = [
+    "distill.baseline=false",
+    "quantize=null",
+    "export.onnx={precision: fp32}",
+    "evaluate.validation_factor=1",
+    "evaluate.gate={}",
+]
 _SHARED = ("data", "teacher", "student")  # a changed student is made anew, because its record then differs
 
 
@@ -56,15 +63,15 @@ def distilled(evaluation: Evaluation) -> Row:
     return [row for row in evaluation.rows if row.model.startswith("student") and "ONNX" not in row.model][-1]
 
 
-def overrides(recipe: Path, change: str, seed: int) -> list[str]:
-    """What `--set` would say for one change and one seed."""
+def overrides(recipe: Path, change: str, seed: int, everywhere: list[str]) -> list[str]:
+    """What `deepcode-compress run --set` would say for one change and one seed; `everywhere` is said for all."""
     student = load_recipe(recipe).student
     assert student is not None and student.prune is not None, "ablations are of a recipe that prunes its student"
     shape = yaml.safe_dump(msgspec.structs.asdict(student.prune), default_flow_style=True, width=1000).strip()
-    return [*_FIXED, f"seed={seed}", *(override.replace("{shape}", shape) for override in CHANGES[change])]
+    return [*_FIXED, *everywhere, f"seed={seed}", *(override.replace("{shape}", shape) for override in CHANGES[change])]
 
 
-def run(recipe: Path, change: str, seed: int, folder: Path, console: Console) -> Row:
+def run(recipe: Path, change: str, seed: int, everywhere: list[str], folder: Path, console: Console) -> Row:
     """One run with one change and one seed."""
     out = folder / f"{seed}-{change.replace(' ', '-').replace('=', '')}"
     shared = folder / f"{seed}-as-the-recipe-is"
@@ -74,7 +81,7 @@ def run(recipe: Path, change: str, seed: int, folder: Path, console: Console) ->
             for record in (shared / "stages").glob(f"{name}.*.json"):
                 (out / "stages").mkdir(exist_ok=True)
                 shutil.copy(record, out / "stages")
-    run_recipe(load_recipe(recipe, overrides(recipe, change, seed)), out, console)
+    run_recipe(load_recipe(recipe, overrides(recipe, change, seed, everywhere)), out, console)
     return distilled(read_evaluation(out / "evaluate" / "report"))
 
 
@@ -103,6 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES), metavar="CHANGE")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe, for all runs")
     options = parser.parse_args()
     quiet_libraries()
     console = Console(width=132)
@@ -110,7 +118,7 @@ def main() -> None:
     for seed in options.seeds:
         for change in options.only:
             console.rule(f"{change}, seed {seed}")
-            rows[change].append(run(options.recipe, change, seed, options.out, console))
+            rows[change].append(run(options.recipe, change, seed, options.set, options.out, console))
             console.print(table({name: found for name, found in rows.items() if found}))
 
 

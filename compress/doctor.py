@@ -13,12 +13,12 @@ from compress.checks import Check, Verdict, count
 from compress.cost import Size
 from compress.data.corpus import find_sources
 from compress.data.sample import Sample, sample_examples
+from compress.data.stage import CORPUS_CACHE
 from compress.data.tokens import load_tokenizer, make_prompt
 from compress.environment import environment_checks
 from compress.errors import RecipeError
 from compress.fitting import Models, disk_and_work, memory_checks
 from compress.losses import map_layers
-from compress.pipeline import CORPUS_CACHE
 from compress.recipe import AttentionLoss, HiddenLoss, Recipe, Shape
 from compress.student import require_equal_tokenizers
 

@@ -15,9 +15,8 @@ from bundle.rules import Catalogue, load_catalogue
 from compress import ranks
 from compress.assemble import write_bundle
 from compress.card import publish_teacher
-from compress.data.build import build_examples, corpus_fingerprint
-from compress.data.corpus import find_sources
 from compress.data.examples import read_examples
+from compress.data.stage import data_stage
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prompt_template
 from compress.distill import train_student
 from compress.errors import GateError
@@ -37,8 +36,6 @@ from compress.student import start_student
 from compress.teacher import checkpoint_fingerprint, prepare_teacher
 from compress.teacher_answers import verdict_counts, write_teacher_answers
 from compress.training_log import training_history
-
-CORPUS_CACHE = Path.home() / ".cache" / "deepcode-analyst" / "corpus"
 
 
 def run_recipe(recipe: Recipe, folder: Path, console: Console, rerun_from: str | None = None) -> None:
@@ -70,7 +67,7 @@ class Pipeline:
     def run(self) -> None:
         """Every stage the recipe asks for."""
         if self.recipe.student is None:
-            data = self._data()
+            data = data_stage(self.run_folder, self.recipe, self.catalogue)
             teacher = self._teacher(data)
             report = self._evaluate(data, [Candidate("teacher", teacher, teacher)], after=["data", "teacher"])
             self._publish(teacher, data, report)
@@ -100,7 +97,7 @@ class Pipeline:
 
     def prepare(self) -> Prepared:
         """The stages before the student: data, the teacher, its answers and its soft labels."""
-        distill, data = self.recipe.distill, self._data()
+        distill, data = self.recipe.distill, data_stage(self.run_folder, self.recipe, self.catalogue)
         teacher = self._teacher(data)
         # Student and teacher share a tokenizer, so all stages share one tokenised training split, made on demand.
         self.labelled = functools.cache(lambda: self.read_dataset(data, teacher))
@@ -122,21 +119,6 @@ class Pipeline:
         dataset = TokenDataset(examples, prompt, tokenizer.eos_token_id, self.recipe.data.max_tokens)
         self.console.print(dataset.summary)
         return dataset
-
-    def _data(self) -> Path:
-        recipe = self.recipe
-        sources, projects = find_sources(recipe.data.corpus, CORPUS_CACHE)
-        return self.run_folder.stage(
-            "data",
-            after=[],
-            inputs={
-                "data": recipe.data,
-                "seed": recipe.seed,
-                "corpus": corpus_fingerprint(sources),
-                "catalogue": self.catalogue,
-            },
-            action=lambda out: build_examples(recipe.data, sources, projects, self.catalogue, recipe.seed, out),
-        )
 
     def _teacher(self, data: Path) -> Path:
         recipe = self.recipe

@@ -89,11 +89,10 @@ def first_fit(lengths: list[int], width: int) -> list[int]:
     return places
 
 
-class PackedBatches(Sampler[list[int]]):
-    """Batches that `collate_packed` lays out in at most `budget // width` rows of `width` tokens each."""
+class _EpochBatches(Sampler[list[int]]):
+    """Batches of an order that depends on the epoch; every epoch has as many as the first, so that steps add up."""
 
-    def __init__(self, lengths: list[int], budget: int, width: int, seed: int) -> None:
-        self.lengths, self.rows, self.width, self.seed = lengths, max(budget // width, 1), width, seed
+    def __init__(self) -> None:
         self.epoch = 0
         self._count = len(self._batches())
 
@@ -105,6 +104,17 @@ class PackedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches()[: self._count])
+
+    def _batches(self) -> list[list[int]]:
+        raise NotImplementedError
+
+
+class PackedBatches(_EpochBatches):
+    """Batches that `collate_packed` lays out in at most `budget // width` rows of `width` tokens each."""
+
+    def __init__(self, lengths: list[int], budget: int, width: int, seed: int) -> None:
+        self.lengths, self.rows, self.width, self.seed = lengths, max(budget // width, 1), width, seed
+        super().__init__()
 
     def _batches(self) -> list[list[int]]:
         order = list(range(len(self.lengths)))
@@ -122,7 +132,7 @@ class PackedBatches(Sampler[list[int]]):
         return batches
 
 
-class TokenBudgetBatches(Sampler[list[int]]):
+class TokenBudgetBatches(_EpochBatches):
     """Batches of rows of about one length, each of at most `budget` tokens with padding.
 
     Rows are shuffled, sorted by length within windows, cut into batches, and the batches shuffled: little
@@ -131,17 +141,7 @@ class TokenBudgetBatches(Sampler[list[int]]):
 
     def __init__(self, lengths: list[int], budget: int, seed: int, window: int = 2048) -> None:
         self.lengths, self.budget, self.seed, self.window = lengths, budget, seed, window
-        self.epoch = 0
-        self._count = len(self._batches())
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches()[: self._count])
+        super().__init__()
 
     def _batches(self) -> list[list[int]]:
         rng = random.Random(f"{self.seed}:{self.epoch}")

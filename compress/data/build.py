@@ -24,6 +24,8 @@ from compress.data.hygiene import hygiene_labels
 from compress.errors import RecipeError
 from compress.recipe import Data
 
+SPLITS = ("train", "validation", "test")
+
 
 class DataSummary(msgspec.Struct, frozen=True):
     """What the data stage made; written beside the examples."""
@@ -58,7 +60,7 @@ def build_examples(
     catalogue: Catalogue,
     seed: int,
     out: Path,
-    names: Sequence[str] = ("train", "validation", "test"),
+    names: Sequence[str] = SPLITS,
 ) -> DataSummary:
     """Write train.jsonl, validation.jsonl, test.jsonl and summary.json into `out`.
 

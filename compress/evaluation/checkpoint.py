@@ -8,12 +8,11 @@ from rich.console import Console
 
 from bundle.manifest import file_sha256
 from bundle.rules import load_catalogue
-from compress.data.build import build_examples, corpus_fingerprint, split_in
-from compress.data.corpus import find_sources
+from compress.data.stage import data_stage
 from compress.errors import RecipeError
 from compress.evaluate import Candidate, evaluate_models
 from compress.evaluation.tables import detail_tables, score_tables
-from compress.pipeline import CORPUS_CACHE, read_evaluation
+from compress.pipeline import read_evaluation
 from compress.recipe import Recipe
 from compress.report import write_report
 from compress.stages import Run
@@ -38,20 +37,7 @@ def evaluate_checkpoint(model: str, recipe: Recipe, out: Path, console: Console)
     folder = _checkpoint_folder(model)
     catalogue = load_catalogue()
     run = Run(out, console)
-    sources, projects = find_sources(
-        recipe.data.corpus, CORPUS_CACHE, wanted=lambda project: split_in(recipe.data, project) in _HELD_OUT
-    )
-    data = run.stage(
-        "data",
-        after=[],
-        inputs={
-            "data": recipe.data,
-            "seed": recipe.seed,
-            "corpus": corpus_fingerprint(sources),
-            "catalogue": catalogue,
-        },
-        action=lambda to: build_examples(recipe.data, sources, projects, catalogue, recipe.seed, to, _HELD_OUT),
-    )
+    data = data_stage(run, recipe, catalogue, _HELD_OUT)
 
     def evaluate(to: Path) -> None:
         candidate = Candidate(Path(model).name, folder, folder)

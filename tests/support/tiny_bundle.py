@@ -5,12 +5,10 @@ spans, checks) must hold for any answer, and this one gives all kinds.
 """
 
 import json
-import shutil
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
+from typing import Literal
 
-import msgspec
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -19,24 +17,26 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-import bundle
-from bundle.answer import BETWEEN_FINDINGS, CLOSING, CLOSING_FINDINGS, OPENING, answer_schema
-from bundle.manifest import (
-    PROMPT_FILE,
-    RULES_FILE,
-    SCHEMA_FILE,
-    SCHEMA_VERSION,
-    TOKENIZER_FILE,
-    Export,
-    Manifest,
-    ModelShape,
-    describe_files,
-    weights_sha256,
-    write_manifest,
-)
-from bundle.rules import CATALOGUE_FILE, load_catalogue
+from bundle.answer import BETWEEN_FINDINGS, CLOSING, CLOSING_FINDINGS, OPENING
+from bundle.rules import load_catalogue
+from compress.assemble import write_bundle
+from compress.evaluate import Confidence, Evaluation
+from compress.export.onnx import export_onnx
+from compress.recipe import Data, Onnx, Recipe, Teacher
 
 CONTEXT_LENGTH = 1024
+_UNMEASURED = Evaluation(
+    name="tiny",
+    units={},
+    rows=[],
+    baselines=[],
+    confidence=Confidence(knots={}, validation_findings=0, test_findings=0, error_raw=None, error_calibrated=None),
+    thresholds={},
+    retention={},
+    gate={},
+    gate_passed=True,
+    failures=[],
+)
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -82,52 +82,13 @@ def make_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     ).save_pretrained(folder)
 
 
-def export_onnx(checkpoint: Path, folder: Path, precision: str) -> None:
-    """Build `folder`/model.onnx from a checkpoint with KV cache inputs; `precision` is "int4" or "fp32"."""
-    cache = folder.with_name(f"{folder.name}.cache")
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", "tiny", "-i", str(checkpoint)]
-    command += ["-o", str(folder), "-p", precision, "-e", "cpu", "-c", str(cache)]
-    command += ["--extra_options", "prune_lm_head=true"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"the ONNX builder failed:\n{done.stdout}\n{done.stderr}")
-    shutil.rmtree(cache, ignore_errors=True)
-    for file in folder.iterdir():
-        if not file.name.startswith("model.onnx"):
-            file.unlink()
-
-
-def make_tiny_bundle(checkpoint: Path, folder: Path, precision: str = "int4") -> Path:
+def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Literal["int4", "fp32"] = "int4") -> Path:
     """Write a bundle of `checkpoint` with one ONNX export of `precision`. Returns the bundle's folder."""
-    folder.mkdir(parents=True)
-    export_onnx(checkpoint, folder / "onnx", precision)
-    catalogue = load_catalogue()
-    shutil.copy(checkpoint / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-    shutil.copy(Path(bundle.__file__).parent / "templates" / "compact.jinja", folder / PROMPT_FILE)
-    shutil.copy(CATALOGUE_FILE, folder / RULES_FILE)
-    (folder / SCHEMA_FILE).write_bytes(msgspec.json.encode(answer_schema(catalogue.ids, lines=1)))
-    config = Qwen2Config.from_pretrained(checkpoint)
-    files = describe_files(folder)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name="tiny",
-        language=catalogue.language,
-        context_length=CONTEXT_LENGTH,
-        eos_token_ids=(config.eos_token_id,),
-        model=ModelShape(
-            architecture="Qwen2ForCausalLM",
-            parameters=sum(p.numel() for p in Qwen2ForCausalLM.from_pretrained(checkpoint).parameters()),
-            vocab_size=config.vocab_size,
-            layers=config.num_hidden_layers,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.hidden_size // config.num_attention_heads,
-        ),
-        exports={"onnx": Export(path="onnx", quantization=precision)},
-        weights_sha256=weights_sha256(files, "onnx"),
-        thresholds={},
-        lineage={},
-        scores={},
-        files=files,
-    )
-    write_manifest(folder, manifest)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        export, no_report = Path(scratch) / "onnx", Path(scratch) / "report"
+        export_onnx(checkpoint, Onnx(precision=precision), export)
+        no_report.mkdir()
+        recipe = Recipe(name="tiny", data=Data(corpus=("stdlib",)), teacher=Teacher(model=str(checkpoint)))
+        exports = {"onnx": (export, precision)}
+        write_bundle(recipe, load_catalogue(), checkpoint, exports, _UNMEASURED, no_report, {}, folder)
     return folder
