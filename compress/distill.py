@@ -71,6 +71,7 @@ def train_student(
     teacher: SoftLabels | PreTrainedModel | None,
     seed: int,
     out: Path,
+    description: str = "student",
 ) -> None:
     """Train the student that starts at `start`, with a teacher or, without one, on the labels alone.
 
@@ -78,6 +79,7 @@ def train_student(
 
     Args:
         teacher: its cached soft labels, or the model itself, which is then asked in every step.
+        description: what the progress bar calls it.
 
     Raises:
         RecipeError: a loss names layers or parts that one of the models does not have.
@@ -98,6 +100,6 @@ def train_student(
         dataset=dataset,
         out=out / "checkpoints",
         seed=seed,
-        description="student" if teacher is not None else "student, labels only",
+        description=description,
     )
     trainer.train_resuming(out / "model")

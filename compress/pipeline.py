@@ -232,7 +232,7 @@ class Pipeline:
                 "distill": distill if teacher is not None else None,
             },
             action=lambda out: train_student(
-                start, load_tokenizer(start), dataset(), train, distill, teacher and teacher(), recipe.seed, out
+                start, load_tokenizer(start), dataset(), train, distill, teacher and teacher(), recipe.seed, out, name
             ),
             together=True,
         )
