@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from bundle.answer import Answer, AnswerFinding, parse_answer, placed_line
 from bundle.confidence import Calibration, calibrated, finding_confidences
+from bundle.evidence import Evidence
 from bundle.rules import Catalogue
 from compress.data.examples import Example
 from compress.evaluation.generated import Generated
@@ -17,13 +18,15 @@ class Said(msgspec.Struct, frozen=True):
 
     A confidence is None where the answer is not in the compact form that confidences are read from; the
     grammar allows no other. `valid` is False for text that is no answer, as one cut off at the longest length:
-    then nothing was said. `aided`: the grammar once forbade what the model would have written.
+    then nothing was said. `aided`: the grammar once forbade what the model would have written. `contradicted`:
+    how many more findings there were, which the syntax of the unit contradicts.
     """
 
     valid: bool
     findings: tuple[AnswerFinding, ...] = ()
     confidences: tuple[float | None, ...] = ()
     aided: bool = False
+    contradicted: int = 0
 
 
 NOTHING = Said(valid=True)
@@ -46,8 +49,8 @@ def read_said(
 ) -> Said:
     """One answer as it would be served.
 
-    A finding is on the line its text stands on; one that contradicts itself, or whose fix changes nothing,
-    is dropped.
+    A finding is on the line its text stands on; one that contradicts itself or the syntax of its unit, or
+    whose fix changes nothing, is dropped.
 
     Args:
         confidences: of the answer's findings, in the order in which it was written.
@@ -64,7 +67,15 @@ def read_said(
         and (line := placed_line(finding, example.unit.texts)) is not None
         and finding.fix != finding.at
     ]
-    return Said(True, tuple(finding for finding, _ in placed), tuple(sure for _, sure in placed), aided)
+    evidence = Evidence(example.unit.texts)
+    kept = [(finding, confidence) for finding, confidence in placed if not evidence.contradicts(finding)]
+    return Said(
+        valid=True,
+        findings=tuple(finding for finding, _ in kept),
+        confidences=tuple(confidence for _, confidence in kept),
+        aided=aided,
+        contradicted=len(placed) - len(kept),
+    )
 
 
 def answer_text(answer: Generated, tokenizer: Tokenizer, eos_token_id: int) -> str:
@@ -105,5 +116,5 @@ def shown(said: Sequence[Said], thresholds: dict[str, float]) -> list[Said]:
             if confidence is not None and confidence >= thresholds[finding.rule]
         ]
         findings, sures = tuple(finding for finding, _ in pairs), tuple(sure for _, sure in pairs)
-        kept.append(Said(each.valid, findings, sures, each.aided))
+        kept.append(msgspec.structs.replace(each, findings=findings, confidences=sures))
     return kept

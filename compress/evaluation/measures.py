@@ -21,6 +21,7 @@ class Tallies(NamedTuple):
     clean: np.ndarray  # bool [U] nothing to find
     valid: np.ndarray  # bool [U]
     unaided: np.ndarray  # bool [U] valid, and no grammar was needed for it
+    contradicted: np.ndarray  # int [U] findings that are not among found and false: the syntax contradicts them
     named: np.ndarray  # int [U] injected defects whose rule was named
     exact: np.ndarray  # int [U] injected defects found with at and fix right
 
@@ -38,6 +39,7 @@ class Tallies(NamedTuple):
             clean=np.zeros(units, dtype=bool),
             valid=np.zeros(units, dtype=bool),
             unaided=np.zeros(units, dtype=bool),
+            contradicted=np.zeros(units, dtype=np.int64),
             named=np.zeros(units, dtype=np.int64),
             exact=np.zeros(units, dtype=np.int64),
         )
@@ -84,6 +86,8 @@ def measures(tallies: Tallies, weights: np.ndarray) -> dict[str, np.ndarray]:
     result["realistic_precision"] = _share(right, right + false_a_unit)
     result["validity"] = _share(weights @ tallies.valid, weights.sum(axis=1))
     result["unaided"] = _share(weights @ tallies.unaided, weights.sum(axis=1))
+    contradicted = weights @ tallies.contradicted
+    result["contradicted"] = _share(contradicted, (found + false).sum(axis=1) + contradicted)
     return result
 
 

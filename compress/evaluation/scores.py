@@ -74,6 +74,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     realistic_precision: Estimate
     validity: Estimate
     unaided: Estimate
+    contradicted: Estimate
 
 
 class Outcome(msgspec.Struct):
@@ -145,6 +146,7 @@ def tally(examples: Sequence[Example], said: Sequence[Said], catalogue: Catalogu
         tallies.clean[unit] = not example.findings
         tallies.valid[unit] = each.valid
         tallies.unaided[unit] = each.valid and not each.aided
+        tallies.contradicted[unit] = each.contradicted
         if example.planted is not None:
             tallies.planted[unit] = catalogue[example.planted].origin
             # Natural code may break the planted hygiene rule too: then all of them must be found.

@@ -109,6 +109,7 @@ _OVERALL: tuple[tuple[str, Callable[[Scores], Estimate], int], ...] = (
     (f"{_RARE}: recall", lambda scores: scores.joint, 3),
     ("valid answers", lambda scores: scores.validity, 3),
     ("valid without the grammar's help", lambda scores: scores.unaided, 3),
+    ("findings dropped because the syntax contradicts them", lambda scores: scores.contradicted, 3),
 )
 
 

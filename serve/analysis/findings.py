@@ -1,9 +1,9 @@
 """From what a student wrote about a unit to findings about the file, each of them checked.
 
 A finding is believed only as far as it can be checked: its rule is in the catalogue and its line in the
-unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, else
-its confidence is 0, so that it is shown only to who asks for everything; a fix that changes nothing drops
-the finding; a fix is offered only if the file parses with it.
+unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, and
+marks what its rule can be about, else its confidence is 0, so that it is shown only to who asks for
+everything; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bundle.answer import Answer, AnswerFinding, placed_line
+from bundle.evidence import Evidence
 from bundle.rules import Catalogue
 from bundle.units import Unit
 from serve.analysis.report import Edit, Finding, Fix
@@ -58,15 +59,18 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
         confidences: one for each finding of the answer.
         catalogue: the rules that exist.
     """
+    evidence = Evidence(unit.texts)
     return [
-        _place(unit, finding, confidence)
+        _place(unit, evidence, finding, confidence)
         for finding, confidence in zip(answer.findings, confidences, strict=True)
         if finding.rule in catalogue.ids and 1 <= finding.line <= len(unit.lines) and finding.fix != finding.at
     ]
 
 
-def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
+def _place(unit: Unit, evidence: Evidence, finding: AnswerFinding, confidence: float) -> Candidate:
     number = placed_line(finding, unit.texts)
+    if number is not None and evidence.contradicts(msgspec.structs.replace(finding, line=number)):
+        confidence = 0.0
     line = unit.lines[(number or finding.line) - 1]
     at = finding.at if number is not None else line.text.strip()
     start = line.text.index(at)

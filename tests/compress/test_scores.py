@@ -14,8 +14,8 @@ UNIT = Unit(
     kind="function",
     name="pick",
     lines=(
-        UnitLine(10, "def pick(items, limit):", 0),
-        UnitLine(11, "    if limit <= 1:", 0),
+        UnitLine(10, "def pick(items, limit=[]):", 0),
+        UnitLine(11, "    if limit + items <= 1:", 0),
         UnitLine(12, "        return items[limit] + 1", 0),
     ),
     summary=None,
@@ -23,7 +23,7 @@ UNIT = Unit(
 OFF_BY_ONE = AnswerFinding("off-by-one", 2, "1", "0")
 COMPARISON = AnswerFinding("wrong-comparison", 2, "<=", "<")
 OPERATOR = AnswerFinding("wrong-operator", 3, "+", "-")
-BARE = AnswerFinding("bare-except", 1, "def", None)
+DEFAULT = AnswerFinding("mutable-default", 1, "[]", None)
 
 
 def example(*findings: AnswerFinding, planted: str | None = None) -> Example:
@@ -53,14 +53,14 @@ def test_nothing_to_find_and_nothing_said_is_zero_and_no_error() -> None:
 
 
 def test_one_set_of_answers_by_hand() -> None:
-    examples = [example(OFF_BY_ONE), example(COMPARISON), example(OPERATOR), example(BARE), example(), example()]
-    wrong_line = AnswerFinding("wrong-operator", 2, "<=", None)
+    examples = [example(OFF_BY_ONE), example(COMPARISON), example(OPERATOR), example(DEFAULT), example(), example()]
+    wrong_line = AnswerFinding("wrong-operator", 2, "+", None)
     wrong_fix = AnswerFinding("wrong-comparison", 2, "<=", ">")
     texts = [
         answer(OFF_BY_ONE),  # found, fix exact
         answer(wrong_fix),  # found, fix not exact
         answer(wrong_line),  # rule named, line wrong: one missed, one false
-        answer(BARE, OPERATOR),  # hygiene found, one false injected
+        answer(DEFAULT, OPERATOR),  # hygiene found, one false injected
         answer(OPERATOR),  # false on clean code
         answer(),
     ]
@@ -108,6 +108,13 @@ def test_a_finding_that_contradicts_itself_is_left_out_as_it_is_when_served() ->
     assert scores.validity.value == 1.0
 
 
+def test_a_finding_that_the_syntax_contradicts_is_left_out_and_counted() -> None:
+    nothing_there = AnswerFinding("bare-except", 1, "def", None)
+    scores = scored([example(), example(OFF_BY_ONE)], [answer(nothing_there), answer(OFF_BY_ONE, OPERATOR)])
+    assert scores.hygiene == Detection(found=0, missed=0, false=0)
+    assert scores.contradicted.value == pytest.approx(1 / 3), "of all three findings"
+
+
 @pytest.mark.parametrize("text", INVALID.values(), ids=INVALID)
 def test_an_invalid_answer_finds_nothing_even_where_part_of_it_was_right(text: str) -> None:
     scores = scored([example(OFF_BY_ONE), example()], [text, text])
@@ -117,7 +124,7 @@ def test_an_invalid_answer_finds_nothing_even_where_part_of_it_was_right(text: s
 
 
 def test_false_findings_are_counted_a_hundred_clean_units() -> None:
-    clean, said = [example()] * 8, [answer(OFF_BY_ONE, OPERATOR), answer(BARE), *[answer()] * 6]
+    clean, said = [example()] * 8, [answer(OFF_BY_ONE, OPERATOR), answer(DEFAULT), *[answer()] * 6]
     flawed, too_much = example(COMPARISON), answer(COMPARISON, OPERATOR)
     scores = scored([*clean, flawed], [*said, too_much])
     assert scores.false_per_100_clean.value == pytest.approx(100 * 3 / 8), "what is false on flawed code is apart"
@@ -139,7 +146,7 @@ def test_as_many_answers_as_units_are_needed() -> None:
 
 
 def test_the_truth_itself_scores_one() -> None:
-    examples = [example(OFF_BY_ONE), example(COMPARISON, OPERATOR), example(BARE), example()]
+    examples = [example(OFF_BY_ONE), example(COMPARISON, OPERATOR), example(DEFAULT), example()]
     scores = scored(examples, [each.answer_text for each in examples])
     assert (scores.injected.f1, scores.hygiene.f1, scores.fix_exact.value, scores.validity.value) == (
         1.0,
@@ -176,13 +183,13 @@ def test_a_fix_that_changes_nothing_drops_its_finding_as_it_does_when_served() -
 
 def test_planted_and_natural_units_are_told_apart() -> None:
     examples = [
-        example(BARE),  # as written
+        example(DEFAULT),  # as written
         example(),
-        example(OFF_BY_ONE, BARE, planted="off-by-one"),
+        example(OFF_BY_ONE, DEFAULT, planted="off-by-one"),
         example(COMPARISON, planted="wrong-comparison"),
-        example(BARE, planted="bare-except"),
+        example(DEFAULT, planted="mutable-default"),
     ]
-    texts = [answer(), answer(OPERATOR), answer(OFF_BY_ONE), answer(OPERATOR), answer(BARE)]
+    texts = [answer(), answer(OPERATOR), answer(OFF_BY_ONE), answer(OPERATOR), answer(DEFAULT)]
     scores = scored(examples, texts)
     assert scores.joint.value == pytest.approx(1 / 2)
     assert scores.joint_hygiene.value == 1.0
@@ -192,8 +199,8 @@ def test_planted_and_natural_units_are_told_apart() -> None:
 
 
 def test_planted_hygiene_is_found_when_every_finding_of_its_rule_is() -> None:
-    twice = example(BARE, AnswerFinding("bare-except", 3, "return", None), planted="bare-except")
-    assert scored([twice], [answer(BARE)]).joint_hygiene.value == 0.0
+    twice = example(DEFAULT, AnswerFinding("mutable-default", 1, "limit=[]", None), planted="mutable-default")
+    assert scored([twice], [answer(DEFAULT)]).joint_hygiene.value == 0.0
     assert scored([twice], [twice.answer_text]).joint_hygiene.value == 1.0
 
 

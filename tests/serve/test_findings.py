@@ -81,6 +81,12 @@ async def test_text_that_stands_on_just_one_other_line_moves_the_finding_there()
     assert finding.snippet[finding.start_column - 1 : finding.end_column - 1] == "9"
 
 
+async def test_what_the_syntax_contradicts_is_marked_without_confidence() -> None:
+    """`limit` is read on the line below, and the loop variable in the loop."""
+    said = (AnswerFinding("unused-loop-variable", 2, "book", None), AnswerFinding("bool-comparison", 3, "<= 9", None))
+    assert [finding.confidence for finding in await findings_of(*said)] == [0.0, 0.0]
+
+
 async def test_text_that_overlaps_itself_stands_there_more_than_once() -> None:
     unit = cut_units("def f():\n    return '---'\n")[0]
     (candidate,) = locate(unit, Answer((AnswerFinding("off-by-one", 2, "--", "-"),), ""), [0.9], CATALOGUE)
