@@ -21,6 +21,7 @@ from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prom
 from compress.distill import train_student
 from compress.errors import GateError
 from compress.evaluate import Candidate, Evaluation, evaluate_models
+from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
 from compress.export.onnx import export_onnx
 from compress.export.vllm import export_vllm
@@ -342,7 +343,11 @@ class Pipeline:
         folder = self.run_folder.stage(
             "evaluate",
             after=after,
-            inputs={"evaluate": self.recipe.evaluate, "seed": self.recipe.seed},
+            inputs={
+                "evaluate": self.recipe.evaluate,
+                "seed": self.recipe.seed,
+                "measures": Scores.__struct_fields__,
+            },
             action=evaluate,
         )
         evaluation = read_evaluation(folder / "report")

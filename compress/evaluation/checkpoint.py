@@ -11,6 +11,7 @@ from bundle.rules import load_catalogue
 from compress.data.stage import data_stage
 from compress.errors import RecipeError
 from compress.evaluate import Candidate, evaluate_models
+from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
 from compress.pipeline import read_evaluation
 from compress.recipe import Recipe
@@ -49,6 +50,7 @@ def evaluate_checkpoint(model: str, recipe: Recipe, out: Path, console: Console)
         inputs={
             "evaluate": recipe.evaluate,
             "seed": recipe.seed,
+            "measures": Scores.__struct_fields__,
             "files": {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()},
         },
         action=evaluate,
