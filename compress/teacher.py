@@ -20,6 +20,8 @@ from compress.recipe import Recipe, Teacher
 from compress.scratch import answer_parts, make_teacher
 from compress.training import AnswerTrainer
 
+_CARD = (".md", ".svg")  # what is said about a checkpoint changes nothing that is made from it
+
 
 def prepare_teacher(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path) -> None:
     """Write the teacher as a plain checkpoint into `out`/model: adapter merged, corrected where the recipe says so.
@@ -62,10 +64,10 @@ def load_teacher(name: str, adapter: str | None) -> tuple[PreTrainedModel, PreTr
 
 
 def checkpoint_fingerprint(teacher: Teacher) -> dict[str, str]:
-    """sha256 of every file of a teacher that is on disk; a hub name stands for itself."""
+    """sha256 of every file of a teacher that is on disk, its card left out; a hub name stands for itself."""
     folders = [Path(name) for name in (teacher.model, teacher.adapter) if name is not None]
     files = (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
-    return {str(file): file_sha256(file) for file in files if file.is_file()}
+    return {str(file): file_sha256(file) for file in files if file.is_file() and file.suffix not in _CARD}
 
 
 def _train_from_scratch(recipe: Recipe, catalogue: Catalogue, data: Path, out: Path, target: Path) -> None:

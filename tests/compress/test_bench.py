@@ -15,7 +15,9 @@ NANO = Path(__file__).parents[2] / "recipes" / "nano.yaml"
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_ablation_is_a_recipe_that_differs_in_that_alone(change: str) -> None:
-    plain, changed = (load_recipe(NANO, overrides(NANO, name, seed=8, everywhere=[])) for name in ("as the recipe is", change))
+    plain, changed = (
+        load_recipe(NANO, overrides(NANO, name, seed=8, everywhere=[])) for name in ("as the recipe is", change)
+    )
     assert changed.seed == plain.seed == 8
     assert (changed.data, changed.train, changed.evaluate) == (plain.data, plain.train, plain.evaluate)
     assert ((changed.distill, changed.student) == (plain.distill, plain.student)) == (

@@ -1,6 +1,7 @@
 """The teacher: what an adapter adds is in the merged weights, and correction changes what it should."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from compress.data.examples import write_examples
 from compress.errors import RecipeError
 from compress.qlora import load_in_nf4
 from compress.recipe import Data, Lora, Recipe, Student, Teacher, Train
-from compress.teacher import load_teacher, prepare_teacher
+from compress.teacher import checkpoint_fingerprint, load_teacher, prepare_teacher
 
 
 def recipe_with(teacher: Teacher) -> Recipe:
@@ -68,6 +69,16 @@ def test_correction_learns_the_domain_and_ends_as_a_plain_checkpoint(
     assert losses[-1] < 0.9 * losses[0]
     names = {name for name, _ in Qwen2ForCausalLM.from_pretrained(corrected).named_parameters()}
     assert names == {name for name, _ in Qwen2ForCausalLM.from_pretrained(tiny_checkpoint).named_parameters()}
+
+
+def test_only_what_a_teacher_is_made_of_counts_as_a_change_of_it(tiny_checkpoint, tmp_path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "teacher"))
+    teacher = Teacher(model=str(folder))
+    before = checkpoint_fingerprint(teacher)
+    (folder / "README.md").write_text("its card")
+    assert checkpoint_fingerprint(teacher) == before
+    (folder / "config.json").write_text("{}")
+    assert checkpoint_fingerprint(teacher) != before
 
 
 def test_what_cannot_be_loaded_is_named(tiny_checkpoint, tmp_path) -> None:
