@@ -86,7 +86,8 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
         return str((folder / name).resolve()) if name is not None and (folder / name).exists() else name
 
     replace = msgspec.structs.replace
-    data = replace(recipe.data, corpus=[located(entry) or entry for entry in recipe.data.corpus])
+    entries = [each for entry in recipe.data.corpus for each in _listed(entry, folder)]
+    data = replace(recipe.data, corpus=[located(entry) or entry for entry in entries])
     if recipe.data.prompt.endswith(".jinja"):
         data = replace(data, prompt=located(recipe.data.prompt))
     teacher = replace(
@@ -97,3 +98,14 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     )
     student = recipe.student and replace(recipe.student, model=located(recipe.student.model))
     return replace(recipe, data=data, teacher=teacher, student=student)
+
+
+def _listed(entry: str, folder: Path) -> list[str]:
+    """The entries of a list of projects, one a line, `#` begins a comment; any other entry is itself."""
+    if not entry.endswith(".txt"):
+        return [entry]
+    try:
+        lines = (folder / entry).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"data.corpus: cannot read the list of projects {folder / entry}: {error}") from error
+    return [text for line in lines if (text := line.partition("#")[0].strip())]

@@ -69,6 +69,15 @@ def test_paths_are_found_beside_the_recipe_and_other_names_stay(tmp_path: Path) 
     assert recipe.teacher.model == "some/teacher"
 
 
+def test_a_list_of_projects_stands_for_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "projects.txt").write_text("# ours\npypi:rich==15.0.0  # pretty\n\ncode\n")
+    recipe = load_recipe(written(tmp_path, MINIMAL.replace("[stdlib]", "[stdlib, projects.txt]")))
+    assert recipe.data.corpus == ["stdlib", "pypi:rich==15.0.0", str((tmp_path / "code").resolve())]
+    with pytest.raises(RecipeError, match=r"data\.corpus: cannot read the list of projects .*absent\.txt"):
+        load_recipe(written(tmp_path, MINIMAL.replace("[stdlib]", "[absent.txt]")))
+
+
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda file: file.stem)
 def test_the_recipes_we_ship_are_valid(file: Path) -> None:
     assert load_recipe(file).name == file.stem
