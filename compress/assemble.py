@@ -41,6 +41,8 @@ _VERSIONS_OF = (
     "ruff",
 )
 
+_READABLE = 0o644  # what serves a bundle is seldom the user who made it, and safetensors writes for that one alone
+
 
 def write_bundle(
     recipe: Recipe,
@@ -75,6 +77,9 @@ def write_bundle(
         shutil.copytree(folder, staged / kind)
     for file in report.iterdir():
         shutil.copy(file, staged / file.name)
+    for file in staged.rglob("*"):
+        if file.is_file():
+            file.chmod(_READABLE)
     files = describe_files(staged)
     config = AutoConfig.from_pretrained(student)
     manifest = Manifest(

@@ -25,6 +25,7 @@ from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
 from compress.export.onnx import export_onnx
 from compress.export.vllm import export_vllm
+from compress.lineage import as_told
 from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
 from compress.mishaps import LABELLING_KNOBS, memory_advice
 from compress.quantize import quantize_nf4
@@ -335,7 +336,7 @@ class Pipeline:
             story = Story(
                 histories={name: history for name, history in trained.items() if history},
                 samples=read_samples(out / SAMPLES_FILE),
-                recipe=msgspec.to_builtins(self.recipe),
+                recipe=as_told(self.recipe),
                 lineage={"stages": dict(self.run_folder.keys)},
             )
             write_report(evaluation, out / "report", story)
@@ -376,7 +377,7 @@ class Pipeline:
         # What is served first names the weights.
         kind_of = {"onnx": "onnx", "quantize": "nf4", "recover": "nf4", "vllm": "vllm"}
         named = {kind: exports[stage] for stage, kind in kind_of.items() if stage in exports}
-        lineage = {"recipe": msgspec.to_builtins(self.recipe), "stages": dict(self.run_folder.keys)}
+        lineage = {"recipe": as_told(self.recipe), "stages": dict(self.run_folder.keys)}
 
         folder = self.run_folder.stage(
             "bundle",

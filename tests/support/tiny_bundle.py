@@ -25,7 +25,7 @@ from compress.export.onnx import export_onnx
 from compress.recipe import Data, Onnx, Recipe, Teacher
 
 CONTEXT_LENGTH = 1024
-_UNMEASURED = Evaluation(
+UNMEASURED = Evaluation(
     name="tiny",
     units={},
     rows=[],
@@ -59,8 +59,8 @@ def make_tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
-    """A random Qwen2 checkpoint beside its tokenizer. `seed` decides the weights."""
+def make_tiny_checkpoint(folder: Path, seed: int = 0, heads: int = 4) -> None:
+    """A random Qwen2 checkpoint beside its tokenizer. `seed` decides the weights; `heads` are 64 wide together."""
     tokenizer = make_tiny_tokenizer()
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -68,7 +68,7 @@ def make_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
@@ -90,5 +90,5 @@ def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Literal["int4", 
         no_report.mkdir()
         recipe = Recipe(name="tiny", data=Data(corpus=("stdlib",)), teacher=Teacher(model=str(checkpoint)))
         exports = {"onnx": (export, precision)}
-        write_bundle(recipe, load_catalogue(), checkpoint, exports, _UNMEASURED, no_report, {}, folder)
+        write_bundle(recipe, load_catalogue(), checkpoint, exports, UNMEASURED, no_report, {}, folder)
     return folder
