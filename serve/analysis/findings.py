@@ -3,10 +3,14 @@
 A finding is believed only as far as it can be checked: its rule is in the catalogue and its line in the
 unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, and
 marks what its rule can be about, else its confidence is 0, so that it is shown only to who asks for
-everything; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it.
+everything; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it
+and has every name in it already.
 """
 
+import builtins
 import hashlib
+import keyword
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +23,8 @@ from bundle.units import Unit
 from serve.analysis.report import Edit, Finding, Fix
 
 LINE_BREAKS = ("\n", "\r", "\f", "\v")
+_NAME = re.compile(r"[^\W\d]\w*")
+_BUILTINS = frozenset(dir(builtins))
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -119,11 +125,12 @@ def as_findings(
         catalogue: the rules' severities and messages.
     """
     seen: Counter[tuple[str, str, str]] = Counter()
+    known = _BUILTINS.union(*(_names(line) for line in lines)) if candidates else _BUILTINS
     findings = []
     for candidate, parses in zip(candidates, fix_parses, strict=True):
         snippet = lines[candidate.line - 1]
         key = (candidate.rule, candidate.unit, snippet.strip())
-        edit = candidate.edit if parses else None
+        edit = candidate.edit if parses and _names(candidate.fix or "") <= known else None
         rule = catalogue[candidate.rule]
         findings.append(
             Finding(
@@ -143,6 +150,10 @@ def as_findings(
         )
         seen[key] += 1
     return tuple(findings)
+
+
+def _names(text: str) -> set[str]:
+    return {name for name in _NAME.findall(text) if not keyword.iskeyword(name)}
 
 
 def _fingerprint(path: str, rule: str, unit: str, text: str, occurrence: int) -> str:

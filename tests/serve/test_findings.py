@@ -63,6 +63,13 @@ async def test_a_fix_that_does_not_parse_is_not_offered_nor_named_in_the_message
     assert "9)" not in finding.message
 
 
+async def test_a_fix_that_invents_a_name_is_not_offered() -> None:
+    (finding,) = await findings_of(AnswerFinding("wrong-comparison", 3, "book.size <= limit", "book.sise < limit"))
+    assert finding.fix is None
+    (finding,) = await findings_of(AnswerFinding("variable-misuse", 3, "limit <= 9", "len(Shelf) <= 9"))
+    assert finding.fix is not None, "names of the file and of Python are known"
+
+
 async def test_text_that_stands_twice_on_its_line_marks_the_line_without_confidence_or_fix() -> None:
     (finding,) = await findings_of(AnswerFinding("wrong-comparison", 3, "<=", "<"))
     assert finding.snippet[finding.start_column - 1 : finding.end_column - 1] == LINES[8].strip()
