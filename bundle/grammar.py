@@ -147,15 +147,20 @@ class AnswerMatcher:
                 LLMatcher.grammar_from_lark(quote_grammar(self._lines[quote.line - 1], quote.lead))
             )
 
-    def take_forced(self) -> list[int]:
-        """Tokens that are the only way on, already moved past; empty where the student has a choice."""
+    def forced(self) -> list[int]:
+        """Tokens that are the only way on; empty where the student has a choice."""
         rest = self._schema.compute_ff_bytes()
-        taken: list[int] = []
+        forced: list[int] = []
         for token in self._schema.compute_ff_tokens():
             if self._grammar.extensions(rest):
                 break
-            taken.append(token)
+            forced.append(token)
             rest = rest[len(self._grammar.token_bytes[token]) :]
+        return forced
+
+    def take_forced(self) -> list[int]:
+        """What is `forced`, already moved past."""
+        taken = self.forced()
         for token in taken:
             self.consume(token)
         return taken

@@ -11,8 +11,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from bundle.manifest import Bundle
+from serve.analysis.analyzer import Analyzer
 from serve.analysis.cache import SharedStore
-from serve.analysis.loading import load_analyzer, make_cache
+from serve.analysis.loading import load_prompt, make_cache, start_engine
 from serve.analysis.writing import Writer
 from serve.api.analyze import analyze
 from serve.api.batch import FILES_AT_ONCE, analyze_batch
@@ -60,20 +61,14 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
     """
     door = Door(settings.api_keys, settings.requests_per_minute, settings.tokens_per_minute)
     shared = None if settings.cache_url is None else _shared_store(settings.cache_url)
-    cache = make_cache(bundle, settings.engine, settings.cache_bytes, shared)
     telemetry = Telemetry(Metrics(bundle.manifest.name), tracing)
     # A request that is admitted is a batch at most.
-    analyzer = load_analyzer(
-        bundle,
-        settings.slots,
-        settings.max_queue * FILES_AT_ONCE,
-        settings.threads,
-        settings.device,
-        cache,
-        telemetry,
-    )
-    writer = Writer(bundle, analyzer.engine, telemetry)
-    telemetry.metrics.watch(analyzer.engine, admission, cache)
+    prompt = load_prompt(bundle)
+    engine = start_engine(bundle, prompt, settings, settings.max_queue * FILES_AT_ONCE)
+    cache = make_cache(bundle, engine, settings.cache_bytes, shared)
+    analyzer = Analyzer(bundle, prompt, engine, settings.slots, cache, telemetry)
+    writer = Writer(bundle, engine, telemetry)
+    telemetry.metrics.watch(engine, admission, cache)
 
     @asynccontextmanager
     async def running_engine(_: Litestar) -> AsyncIterator[None]:
@@ -81,7 +76,7 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
         try:
             yield
         finally:
-            analyzer.engine.close()
+            engine.close()
             if tracing is not None:
                 tracing.close()
 
@@ -135,7 +130,7 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
         # The process has one log, and whoever starts it says where it goes.
         logging_config=None,
     )
-    return Application(app, telemetry, analyzer.engine)
+    return Application(app, telemetry, engine)
 
 
 def _shared_store(url: str) -> SharedStore:

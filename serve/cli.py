@@ -77,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a bundle. Every setting can also come from DEEPCODE_<NAME> in the environment.",
     )
     parser.add_argument("bundle", nargs="?", help="the bundle's folder")
-    parser.add_argument("--engine", help="what runs the student: onnx (default)")
+    parser.add_argument("--engine", help="what runs the student: onnx (default) or vllm")
+    parser.add_argument("--tensor-parallel", metavar="GPUS", help="GPUs that share the student, with vllm (default 1)")
+    parser.add_argument("--upstream", metavar="URL", help="vLLM servers that run it, with /v1 (default: this machine)")
+    parser.add_argument("--upstream-model", metavar="NAME", help="what they call it (default: the bundle's name)")
+    parser.add_argument("--upstream-key", metavar="FILE", help="holds the API key they ask for (default: none)")
     parser.add_argument("--device", help="where it runs: auto (default), cpu or cuda")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (default 8000)")

@@ -18,7 +18,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One server's settings. The environment variable of `max_queue` is DEEPCODE_MAX_QUEUE, and so on."""
 
     bundle: Path
-    engine: Literal["onnx"] = "onnx"
+    engine: Literal["onnx", "vllm"] = "onnx"
+    """What runs the student: ONNX Runtime or vLLM."""
+    tensor_parallel: Annotated[int, Meta(ge=1)] = 1
+    """GPUs that share the student's weights; vLLM's alone."""
+    upstream: str | None = None
+    """The URL of vLLM servers that run the student, with /v1; None: vLLM runs on this machine."""
+    upstream_model: str | None = None
+    """What they call it; None: the bundle's name."""
+    upstream_key: Path | None = None
+    """A file with the API key they ask for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the student runs; `auto` takes CUDA if it works with this bundle, else the CPU."""
     host: str = "127.0.0.1"
@@ -60,7 +69,7 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     """Settings from flags and environment, both as text.
 
     Raises:
-        SettingsError: the bundle is not named, or a value does not fit.
+        SettingsError: the bundle is not named, or a value does not fit, or not to the others.
     """
     chosen: dict[str, str] = {}
     origin: dict[str, str] = {}
@@ -78,7 +87,12 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
             msgspec.convert({"bundle": chosen["bundle"], name: value}, Settings, strict=False, dec_hook=_path)
         except msgspec.ValidationError as error:
             raise SettingsError(f"{origin[name]}={value!r}: {error}".removesuffix(f" - at `$.{name}`")) from error
-    return msgspec.convert(chosen, Settings, strict=False, dec_hook=_path)
+    settings = msgspec.convert(chosen, Settings, strict=False, dec_hook=_path)
+    if settings.upstream is not None and settings.engine != "vllm":
+        raise SettingsError(f"{origin['upstream']} names vLLM servers: add --engine vllm")
+    if settings.upstream is not None and not settings.upstream.startswith(("http://", "https://")):
+        raise SettingsError(f"{origin['upstream']}={settings.upstream!r}: give a URL such as http://vllm:8000/v1")
+    return settings
 
 
 def _path(kind: type, value: object) -> object:

@@ -109,7 +109,7 @@ class Analyzer:
             name=self._manifest.name,
             revision=self._manifest.revision,
             weights_sha256=self._manifest.weights_sha256,
-            quantization=self._manifest.exports[engine.name].quantization,
+            quantization=engine.quantization,
             engine=engine.name,
         )
 

@@ -92,7 +92,7 @@ class Asker:
 
         Raises:
             NotAnswered: it has no answer, and why.
-            EngineClosed: nothing has an answer any more.
+            EngineClosed: nothing has an answer any more, or for now.
         """
         if self._cache is None:
             return await self._generate(unit, prompt, rules, with_summary, call)
@@ -128,6 +128,7 @@ class Asker:
             priority=call.priority,
             deadline=call.deadline,
             until=None if with_summary else end,
+            salt=call.tenant,
         )
         tokens = []
         text = b""

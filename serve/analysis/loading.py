@@ -1,4 +1,4 @@
-"""A verified bundle becomes an analyzer with its engine running."""
+"""What an analyzer is made of: a verified bundle's prompt, its engine running, and a cache."""
 
 import hashlib
 
@@ -7,53 +7,53 @@ from tokenizers import Tokenizer
 
 from bundle.manifest import Bundle
 from bundle.prompt import Prompt
-from serve.analysis.analyzer import Analyzer
-from serve.analysis.asking import Observer
 from serve.analysis.cache import AnswerCache, SharedStore
+from serve.engine.base import Engine
 from serve.engine.batching import BatchingEngine
-from serve.engine.devices import Device
+from serve.engine.sampled import SampledEngine
+from serve.engine.upstream import UpstreamSampler
+from serve.engine.vllm import VllmSampler
+from serve.settings import Settings
 
 
-def load_analyzer(
-    bundle: Bundle,
-    slots: int,
-    requests_at_once: int,
-    threads: int = 0,
-    device: Device = "auto",
-    cache: AnswerCache | None = None,
-    observer: Observer | None = None,
-) -> Analyzer:
-    """Load the student and start its engine.
+def load_prompt(bundle: Bundle) -> Prompt:
+    """How the bundle's student is asked."""
+    return Prompt(bundle.prompt_template, bundle.catalogue, Tokenizer.from_file(str(bundle.tokenizer_file)))
+
+
+def start_engine(bundle: Bundle, prompt: Prompt, settings: Settings, requests_at_once: int) -> Engine:
+    """Start what runs the student.
 
     Args:
-        bundle: must hold an ONNX export.
-        slots: units that are answered at once.
+        bundle: must hold an export for it.
+        prompt: of the bundle.
+        settings: which engine, and how many units it answers at once.
         requests_at_once: how many analyses the caller lets run side by side; each keeps at most `slots`
             units with the engine, so the engine's queue never overflows.
-        threads: CPU threads for the student; 0 for every core.
-        device: where the student runs.
-        cache: where answers are kept; see `make_cache`.
-        observer: told of every engine request.
 
     Raises:
-        BundleError: the bundle has no ONNX export.
-        EngineUnavailable: the student can not run on that device.
+        BundleError: the bundle has no export for the engine.
+        EngineUnavailable: the engine can not start on this machine.
     """
-    prompt = Prompt(bundle.prompt_template, bundle.catalogue, Tokenizer.from_file(str(bundle.tokenizer_file)))
-    engine = BatchingEngine(bundle, prompt.prefix_ids, slots, slots * requests_at_once, threads, device)
-    return Analyzer(bundle, prompt, engine, units_at_once=slots, cache=cache, observer=observer)
+    slots, most_waiting = settings.slots, settings.slots * requests_at_once
+    if settings.engine == "onnx":
+        return BatchingEngine(bundle, prompt.prefix_ids, slots, most_waiting, settings.threads, settings.device)
+    if settings.upstream is None:
+        return SampledEngine(bundle, VllmSampler(bundle, slots, settings.tensor_parallel), slots, most_waiting)
+    upstream = UpstreamSampler(bundle, settings.upstream, settings.upstream_model, settings.upstream_key)
+    return SampledEngine(bundle, upstream, slots, most_waiting)
 
 
-def make_cache(bundle: Bundle, engine: str, max_bytes: int, shared: SharedStore | None = None) -> AnswerCache | None:
+def make_cache(bundle: Bundle, engine: Engine, max_bytes: int, shared: SharedStore | None = None) -> AnswerCache | None:
     """A cache for the answers of exactly this bundle through this engine; None when nothing is to be kept.
 
     Args:
         bundle: its manifest names every file by its hash.
-        engine: its name.
+        engine: who answers.
         max_bytes: memory for answers in this process.
         shared: a store that other servers use too.
     """
     if max_bytes == 0 and shared is None:
         return None
     identity = hashlib.sha256(msgspec.json.encode(bundle.manifest)).hexdigest()
-    return AnswerCache(f"{engine}:{identity}", max_bytes, shared)
+    return AnswerCache(f"{engine.name}/{engine.quantization}:{identity}", max_bytes, shared)

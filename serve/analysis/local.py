@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bundle.manifest import open_bundle
-from serve.analysis.analyzer import AnalysisRequest
-from serve.analysis.loading import load_analyzer
+from serve.analysis.analyzer import AnalysisRequest, Analyzer
+from serve.analysis.loading import load_prompt, start_engine
 from serve.analysis.report import Report
+from serve.settings import Settings
 
 SLOTS = 8
 FILES_AT_ONCE = 8
@@ -31,7 +32,10 @@ class LocalAnalyzer:
             BundleError: the folder is not a bundle that may be loaded.
             RuntimeError: called from a script's top level, where worker processes can not start.
         """
-        self._analyzer = load_analyzer(open_bundle(bundle_path), SLOTS, FILES_AT_ONCE)
+        bundle = open_bundle(bundle_path)
+        prompt = load_prompt(bundle)
+        engine = start_engine(bundle, prompt, Settings(bundle=bundle_path, slots=SLOTS), FILES_AT_ONCE)
+        self._analyzer = Analyzer(bundle, prompt, engine, SLOTS)
         self._files = asyncio.Semaphore(FILES_AT_ONCE)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._stop = asyncio.Event()

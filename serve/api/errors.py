@@ -15,7 +15,7 @@ from bundle.chat import ChatTemplateError
 from bundle.units import UnparsableCode
 from serve.analysis.analyzer import BinaryInput, UnknownRules, UnsupportedLanguage
 from serve.analysis.writing import PromptRefused
-from serve.engine.base import DeadlineExceeded, EngineBusy, EngineClosed, EngineCrashed, EngineError
+from serve.engine.base import DeadlineExceeded, EngineAway, EngineBusy, EngineClosed, EngineCrashed, EngineError
 
 TYPE_PREFIX = "urn:deepcode-analyst:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -94,6 +94,13 @@ def engine_failed(detail: str) -> Problem:
     return Problem("engine-failed", 503, "The engine broke down", detail, headers)
 
 
+def engine_away() -> Problem:
+    """What a server answers that can not reach what runs its student; where that is, is nothing for its clients."""
+    headers = {"Retry-After": str(RETRY_AFTER_DRAIN_SECONDS)}
+    detail = "What runs this server's student can not be reached now; its log says why. Ask again later."
+    return Problem("engine-away", 503, "The engine can not be reached", detail, headers)
+
+
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
     """The OpenAPI entries of the errors a route answers with."""
     return {
@@ -161,6 +168,8 @@ def _as_engine_problem(error: EngineError) -> Problem:
     match error:
         case EngineCrashed():
             return engine_failed(f"It was not completed: {error}. Ask again.")
+        case EngineAway():
+            return engine_away()
         case EngineClosed():
             return draining(f"did not complete it: {error}. Ask again.")
         case DeadlineExceeded():

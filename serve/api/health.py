@@ -6,7 +6,7 @@ import msgspec
 from litestar import get
 
 from serve.analysis.analyzer import Analyzer
-from serve.api.errors import documented, draining, engine_failed
+from serve.api.errors import documented, draining, engine_away, engine_failed
 from serve.api.limits import Admission
 
 
@@ -43,8 +43,11 @@ async def live(analyzer: Analyzer) -> Health:
     exclude_from_auth=True,
 )
 async def ready(admission: Admission, analyzer: Analyzer) -> Health:
-    """503 while the server is stopping, and once its engine broke down."""
+    """503 while the server is stopping, while what runs its student can not be reached, and once its engine broke
+    down."""
     _check_engine(analyzer)
+    if analyzer.engine.away is not None:
+        raise engine_away()
     if admission.draining:
         raise draining("finishes what it has accepted and takes nothing new.")
     return Health()

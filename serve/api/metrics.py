@@ -104,7 +104,8 @@ class _Watched(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric anew."""
         stats = self._engine.stats()
-        yield self._gauge("engine_up", "1 while the engine works.", self._engine.failure is None)
+        up = self._engine.failure is None and self._engine.away is None
+        yield self._gauge("engine_up", "1 while the engine works, and can be reached.", up)
         yield self._gauge(
             "requests_in_flight", "Accepted HTTP requests that are not answered.", self._admission.in_flight
         )

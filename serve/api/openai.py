@@ -77,6 +77,7 @@ class Completions:
                 max_tokens=max_tokens,
                 temperature=asked.temperature or 0.0,
                 seed=asked.seed or 0,
+                salt=caller.tenant,
                 deadline=time.monotonic() + self._seconds,
             )
             yield ""

@@ -34,6 +34,10 @@ class EngineCrashed(EngineClosed):
     """The engine broke down and answers nothing any more; its process must be started again."""
 
 
+class EngineAway(EngineClosed):
+    """What runs the student can not be reached now, and may be again: asking later is worth it."""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt, and what its answer may name: some of the catalogue's rules, and the unit's lines."""
 
@@ -53,6 +57,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     temperature: float = 0.0
     """0 takes the likeliest token; above, tokens are drawn, and the same `seed` draws the same ones."""
     seed: int = 0
+    salt: str = ""
+    """Parts of prompts that were computed before are used again only among requests of the same salt."""
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -155,10 +161,17 @@ class Engine(Protocol):
     """Answers many requests at once. Methods are called on one running event loop or more."""
 
     name: str
+    quantization: str
+    """Of the export of the bundle that answers; the manifest's word for it."""
 
     @property
     def failure(self) -> str | None:
         """Why the engine broke down and can answer nothing any more; None while it is healthy, closed or not."""
+        ...
+
+    @property
+    def away(self) -> str | None:
+        """Why the engine can answer nothing for now, though it may again; None while it can."""
         ...
 
     def submit(self, request: GenerationRequest) -> AbstractAsyncContextManager[TokenStream]:
@@ -168,6 +181,7 @@ class Engine(Protocol):
             EngineBusy: on entering, when the queue is full.
             EngineClosed: on entering, or while iterating, when the engine was closed.
             EngineCrashed: on entering, or while iterating, when the engine broke down (an EngineClosed).
+            EngineAway: on entering, or while iterating, when what runs the student can not be reached (too).
             DeadlineExceeded: while iterating, when the request's deadline has come.
             EngineError: while iterating, when this request can not be answered.
         """

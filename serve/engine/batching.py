@@ -61,6 +61,7 @@ class BatchingEngine:
         tokens = slots * context if kv_tokens is None else kv_tokens
         student = OnnxStudent(folder, manifest.model, slots, tokens, context, threads, device)
         grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
+        self.quantization = manifest.exports["onnx"].quantization
         self._slots, self._kv_tokens = slots, tokens
         self._outbox, self._counters = Outbox(), Counters()
         writer = AnswerWriter(grammar, manifest.eos_token_ids, context, self._outbox, self._counters)
@@ -76,6 +77,10 @@ class BatchingEngine:
     def failure(self) -> str | None:
         """See `Engine.failure`."""
         return self._failure
+
+    @property
+    def away(self) -> None:
+        """See `Engine.away`: the student is in this process."""
 
     @asynccontextmanager
     async def submit(self, request: GenerationRequest) -> AsyncIterator[Answering]:

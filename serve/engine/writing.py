@@ -48,14 +48,9 @@ class AnswerWriter:
             GrammarError: the grammar does not compile.
         """
         request = answering.request
-        self._check_tokens(request.prompt_ids)
         matcher = self._grammar.matcher(request.rules, request.lines) if request.constrained else None
         opening = [] if matcher is None else matcher.take_forced()
-        prompt = [*request.prompt_ids, *opening]
-        if not prompt:
-            raise EngineError("the prompt is empty")
-        if len(prompt) >= self._context:
-            raise EngineError(f"a prompt of {len(prompt)} tokens leaves no room in {self._context}")
+        prompt = whole_prompt(request, opening, self._grammar.vocab_size, self._context)
         reserved = self.reservation(request)
         row = Row(
             answering,
@@ -118,8 +113,26 @@ class AnswerWriter:
         row.tail = text[max(0, len(text) - len(until) + 1) :]
         return until in text
 
-    def _check_tokens(self, ids: Sequence[int]) -> None:
-        """ONNX Runtime's quantised embedding does not check: it would read whatever lies there."""
-        vocabulary = self._grammar.vocab_size
-        if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
-            raise EngineError(f"the prompt holds a token outside the vocabulary of {vocabulary}")
+
+def whole_prompt(request: GenerationRequest, opening: Sequence[int], vocabulary: int, context: int) -> list[int]:
+    """What is computed before the first choice: the request's prompt, and the beginning of its answer.
+
+    Args:
+        request: whose prompt.
+        opening: tokens that the answer must begin with.
+        vocabulary: how many tokens there are. Nobody else checks: ONNX Runtime's quantised embedding would read
+            whatever lies behind it.
+        context: tokens that a prompt and its answer may have together.
+
+    Raises:
+        EngineError: the prompt is empty, too long, or holds what is no token.
+    """
+    ids = request.prompt_ids
+    if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+        raise EngineError(f"the prompt holds a token outside the vocabulary of {vocabulary}")
+    prompt = [*ids, *opening]
+    if not prompt:
+        raise EngineError("the prompt is empty")
+    if len(prompt) >= context:
+        raise EngineError(f"a prompt of {len(prompt)} tokens leaves no room in {context}")
+    return prompt

@@ -139,6 +139,7 @@ class OneAnswer:
     """An engine whose student is right about `FUNCTION`, and half sure of it."""
 
     name = "onnx"
+    quantization = "int4"
     cached_tokens = 0
     finish_reason = "stop"
 

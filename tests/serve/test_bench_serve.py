@@ -1,0 +1,170 @@
+"""`python -m bench.serve` in small: the real server, the clients that measure it, and the smallest server of others."""
+
+import ast
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from bench.serve import _write_tables
+from bench.serving.asking import complete, connections, under_load
+from bench.serving.measure import Measured, measure
+from bench.serving.models import Model
+from bench.serving.peer import Peer
+from bench.serving.peers.ours import OurCompletions, Ours
+from bench.serving.results import markdown, plot
+from bench.serving.servers.completions import Asked, SteppedEngine, Written, serve
+from bench.serving.workload import Project, Question, Workload
+from tests.support.server_process import free_port
+
+FUNCTION = "def f{n}(a, b=[]):\n    if a == None:\n        return b[{n}]\n    return a"
+
+
+@pytest.fixture
+def model(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> Model:
+    return Model("tiny", tiny_bundle, tiny_checkpoint, tmp_path, context=1024, max_tokens=8, random=False)
+
+
+def _questions(count: int) -> list[Question]:
+    codes = [FUNCTION.format(n=n) for n in range(count)]
+    return [Question(code, f"<|im_start|>python\n{code}<|im_end|>", []) for code in codes]
+
+
+def _project(first: int) -> Project:
+    questions = _questions(3)
+    return Project({f"{n}.py": FUNCTION.format(n=first + n) for n in range(3)}, questions)
+
+
+def test_our_server_is_measured_through_analyses_and_a_project(model: Model) -> None:
+    projects = (_project(1000), _project(1001))
+    measured = measure(Ours(), model, Path(sys.executable), _questions(9), projects, [1, 4], 60)
+    assert [load.clients for load in measured.loads] == [1, 4]
+    for load in measured.loads:
+        assert load.answers > 0 and load.failures == 0
+        assert load.tokens_per_s > load.analyses_per_s > 0
+        assert load.latency_p99 >= load.latency_p50 > 0
+    assert measured.project.units == 3
+    assert measured.project.cold_s > 0 and measured.project.changed_s > 0
+    assert [each.clients for each in measured.api] == [1, 4]
+    # A request contains what it asked the engine: one unit.
+    assert all(each.request_s > each.engine_s > 0 for each in measured.api)
+    assert measured.start_s > 0 and measured.peak_bytes > 10_000_000
+
+
+def test_our_server_is_measured_through_completions_as_peers_are(model: Model) -> None:
+    measured = measure(OurCompletions(), model, Path(sys.executable), _questions(9), None, [2], 60)
+    (load,) = measured.loads
+    assert load.answers > 0 and load.failures == 0
+    assert load.latency_p50 >= load.first_text_p50 > 0
+    assert measured.api == [] and measured.project is None
+
+
+class _Counting(SteppedEngine):
+    """Writes one token a step to each request, as many as it may have; knows who left."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, int] = {}
+        self.dropped: list[int] = []
+
+    def add(self, asked: Asked) -> None:
+        self.left[asked.number] = asked.max_tokens
+
+    def drop(self, number: int) -> None:
+        del self.left[number]
+        self.dropped.append(number)
+
+    def step(self) -> Iterator[Written]:
+        for number in list(self.left):
+            self.left[number] -= 1
+            finished = not self.left[number]
+            if finished:
+                del self.left[number]
+            yield Written(number, "x", 1, finished)
+
+
+def _body(max_tokens: int) -> bytes:
+    return msgspec.json.encode({"prompt": [1, 2, 3], "max_tokens": max_tokens})
+
+
+async def test_the_smallest_server_streams_many_answers_at_once_and_drops_who_leaves() -> None:
+    engine, port = _Counting(), free_port()
+    serving = asyncio.create_task(serve(lambda: engine, port))
+    url = f"http://127.0.0.1:{port}/v1/completions"
+    async with connections(8) as session:
+        await _until_it_listens(session, port)
+        answers = await asyncio.gather(*(complete(session, url, _body(n)) for n in (1, 5, 20)))
+        assert [answer.tokens for answer in answers] == [1, 5, 20]
+        assert all(answer.asked < answer.first_text <= answer.ended for answer in answers)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(complete(session, url, _body(10**9)), 0.2)
+        for _ in range(500):
+            if engine.dropped:
+                break
+            await asyncio.sleep(0.01)
+        assert len(engine.dropped) == 1 and engine.left == {}
+    serving.cancel()
+
+
+async def _until_it_listens(session: aiohttp.ClientSession, port: int) -> None:
+    while True:
+        try:
+            async with session.get(f"http://127.0.0.1:{port}/health") as response:
+                assert response.status == 200
+                return
+        except aiohttp.ClientConnectorError:
+            await asyncio.sleep(0.01)
+
+
+async def test_refused_requests_are_counted_as_failures() -> None:
+    async def refuse(body: bytes):
+        raise aiohttp.ClientPayloadError("no")
+
+    load = await under_load(refuse, [b""] * 4, clients=2, seconds=60)
+    assert load.failures == 4
+    assert load.answers == 0 and load.tokens_per_s == 0
+
+
+def test_the_changed_project_parses_and_differs_in_few_units(tiny_bundle: Path) -> None:
+    workload = Workload(tiny_bundle)
+    project = workload.project()
+    changed = workload.changed(project)
+    assert project.files.keys() == changed.files.keys()
+    for code in changed.files.values():
+        ast.parse(code)
+    known = {question.code for question in project.questions}
+    new = sum(question.code not in known for question in changed.questions)
+    assert len(changed.questions) > 100
+    assert 0.01 < new / len(changed.questions) < 0.1
+
+
+def test_absent_peers_are_named_with_how_to_install_them(tmp_path: Path) -> None:
+    absent = Measured("llama.cpp", "llama.cpp server, Q4_0", absent="not installed; scripts/bench_peers.sh")
+    text = markdown("nano", [absent])
+    assert "llama.cpp server, Q4_0: not installed; scripts/bench_peers.sh" in text
+    plot({"nano": [absent]}, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_the_docs_keep_what_stands_around_the_figures(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    _write_tables(file, "first")
+    file.write_text(f"before\n\n{file.read_text()}\nafter\n")
+    _write_tables(file, "second")
+    text = file.read_text()
+    assert text.startswith("before") and text.endswith("after\n")
+    assert "second" in text and "first" not in text
+
+
+def test_peers_differ_in_name_and_say_how_they_are_installed() -> None:
+    from bench.serving.peers import PEERS
+
+    assert len({peer.name for peer in PEERS}) == len(PEERS)
+    scripts = Path(__file__).parents[2]
+    for peer in PEERS:
+        assert isinstance(peer, Peer)
+        program = peer.install.split()[0]
+        assert program == "make" or (scripts / program).is_file()
