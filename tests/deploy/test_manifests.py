@@ -1,143 +1,279 @@
-"""k8s/base: what a validator of single resources does not see."""
+"""k8s/: schemas of the newest Kubernetes, and what a validator of single resources does not see."""
 
-import subprocess
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 
 from serve.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 from tests.deploy.conftest import ROOT
-from tests.support.server_process import COMMANDS
+from tests.deploy.kustomized import FOLDERS, Manifest, Rendered, containers
 
-BASE = ROOT / "k8s" / "base"
-KUSTOMIZATION = yaml.safe_load((BASE / "kustomization.yaml").read_text())
-RESOURCES = {name: yaml.safe_load((BASE / name).read_text()) for name in KUSTOMIZATION["resources"]}
-
-Manifest = dict[str, Any]
-
-
-def read_environment(path: Path) -> dict[str, str]:
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+K8S = ROOT / "k8s"
+SERVER = "deepcode-analyst"
+# No schema of theirs is published where these tests could have it from.
+WITHOUT_SCHEMA = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+NEWEST = [f"1.{int(kubernetes_validate.latest_version().split('.')[1]) - age}" for age in range(3)]
+# What a user makes, as the comments of the manifests say.
+SECRETS = {"deepcode-api-keys", "deepcode-metrics-key", "deepcode-nightly-key"}
+CONFIG_MAPS = {"recipe"}
 
 
-ENVIRONMENT = read_environment(BASE / "settings.env")
+def server_of(built: Rendered) -> tuple[Manifest, Manifest]:
+    """The pod's spec and its container."""
+    pod = built.named("Deployment", SERVER)["spec"]["template"]["spec"]
+    return pod, pod["containers"][0]
 
 
-@pytest.fixture
-def deployment() -> Manifest:
-    return RESOURCES["deployment.yaml"]
+@pytest.fixture(params=[name for name in FOLDERS if name != "jobs"])
+def overlay(request: pytest.FixtureRequest, rendered: dict[str, Rendered]) -> Rendered:
+    """Each folder that has a server in it."""
+    return rendered[request.param]
 
 
-@pytest.fixture
-def pod(deployment: Manifest) -> Manifest:
-    return deployment["spec"]["template"]["spec"]
+@pytest.mark.parametrize("version", NEWEST)
+def test_every_resource_fits_the_strict_schema_of_the_newest_versions(
+    rendered: dict[str, Rendered], version: str
+) -> None:
+    unique: list[Manifest] = []
+    for resource in chain.from_iterable(each.resources for each in rendered.values()):
+        if resource not in unique:
+            unique.append(resource)
+
+    for resource in unique:
+        if resource["kind"] not in WITHOUT_SCHEMA:
+            kubernetes_validate.validate(resource, version, strict=True)
 
 
-@pytest.fixture
-def container(pod: Manifest) -> Manifest:
-    [container] = pod["containers"]
-    return container
+def test_every_file_belongs_to_a_folder_that_is_built() -> None:
+    for folder in (*(K8S / name for name in FOLDERS if name != "overlays/variant"), *(K8S / "components").iterdir()):
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        named = {"kustomization.yaml", *kustomization.get("resources", ())}
+        for generator in kustomization.get("configMapGenerator", ()):
+            named |= {*generator.get("envs", ()), *generator.get("files", ())}
+        assert {path.name for path in folder.iterdir()} - {"adapter-rules.yaml"} <= named, folder
 
 
-def test_every_manifest_fits_the_schema_of_its_kind() -> None:
-    files = [BASE / name for name in RESOURCES]
+def test_selectors_match_pods_that_there_are(built: Rendered, rendered: dict[str, Rendered]) -> None:
+    others = rendered["base"] if built.name == "jobs" else built
+    pods = [template["metadata"]["labels"].items() for template in chain(built.templates(), others.templates())]
+    selectors = [resource["spec"]["selector"] for resource in built.of("Service")]
+    selectors += [
+        resource["spec"]["selector"]["matchLabels"]
+        for resource in built.of("Deployment", "PodDisruptionBudget", "PodMonitor")
+    ]
+    for policy in built.of("NetworkPolicy"):
+        rules = chain(policy["spec"].get("ingress", ()), policy["spec"].get("egress", ()))
+        peers = chain.from_iterable(rule.get("from", rule.get("to", ())) for rule in rules)
+        found = [policy["spec"]["podSelector"], *(peer["podSelector"] for peer in peers if "podSelector" in peer)]
+        selectors += [selector["matchLabels"] for selector in found if selector]
+    for template in built.templates():
+        spread = template["spec"].get("topologySpreadConstraints", ())
+        selectors += [constraint["labelSelector"]["matchLabels"] for constraint in spread]
 
-    done = subprocess.run([COMMANDS / "kubernetes-validate", "--strict", *files], capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_every_file_of_the_base_is_part_of_it() -> None:
-    [generator] = KUSTOMIZATION["configMapGenerator"]
-    named = {"kustomization.yaml", *KUSTOMIZATION["resources"], *generator["envs"]}
-
-    assert named == {path.name for path in BASE.iterdir()}
+    if built.name == "overlays/variant":
+        selectors.remove({"deepcode-analyst/fetches": "true"})  # there the kubelet pulls the bundle
+    assert selectors
+    for selector in selectors:
+        assert any(selector.items() <= labels for labels in pods), selector
 
 
-def test_selectors_match_the_labels_of_the_pods(deployment: Manifest) -> None:
-    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+def test_every_port_that_is_named_is_one_of_the_pods(built: Rendered, rendered: dict[str, Rendered]) -> None:
+    others = rendered["base"] if built.name == "jobs" else built
+    templates = [*built.templates(), *others.templates()]
 
-    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
-    assert RESOURCES["service.yaml"]["spec"]["selector"].items() <= labels
+    def ports(selector: Manifest) -> set[str]:
+        chosen = [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
+        return {port["name"] for each in chosen for one in containers(each) for port in one.get("ports", ())}
+
+    for service in built.of("Service"):
+        named = {port["targetPort"] for port in service["spec"].get("ports", ())}
+        assert named <= ports(service["spec"]["selector"])
+    for monitor in built.of("PodMonitor"):
+        named = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+        assert named <= ports(monitor["spec"]["selector"]["matchLabels"])
+    for policy in built.of("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", ()):
+            named = {port["port"] for port in rule.get("ports", ())}
+            assert named <= ports(policy["spec"]["podSelector"]["matchLabels"])
+    for template in templates:
+        for container in containers(template):
+            own = {port["name"] for port in container.get("ports", ())}
+            probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness") if own]
+            assert {probe["httpGet"]["port"] for probe in probes} <= own
 
 
-def test_the_service_and_the_probes_name_the_port_the_server_listens_on(container: Manifest) -> None:
-    [port] = container["ports"]
-    probes = [container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "readiness", "liveness")]
+def test_every_mount_has_a_volume_and_every_volume_its_source(built: Rendered) -> None:
+    configured = {resource["metadata"]["name"] for resource in built.of("ConfigMap")} | CONFIG_MAPS
+    claims = {resource["metadata"]["name"] for resource in built.of("PersistentVolumeClaim")}
+    for template in built.templates():
+        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+        mounted = {mount["name"] for one in containers(template) for mount in one.get("volumeMounts", ())}
+        assert mounted == volumes.keys()
+        for volume in volumes.values():
+            assert volume.get("configMap", {}).get("name", "recipe") in configured
+            assert volume.get("secret", {}).get("secretName", "deepcode-api-keys") in SECRETS
+            assert "persistentVolumeClaim" not in volume or volume["persistentVolumeClaim"]["claimName"] in claims
 
-    assert {*probes, RESOURCES["service.yaml"]["spec"]["ports"][0]["targetPort"]} == {port["name"]}
-    assert str(port["containerPort"]) == ENVIRONMENT["DEEPCODE_PORT"]
+
+def secrets_in(node: object) -> Iterator[str]:
+    """The names of Secrets, wherever they are referred to."""
+    if isinstance(node, dict):
+        if "secretName" in node:
+            yield node["secretName"]
+        yield from (node[key]["name"] for key in ("secretKeyRef", "credentials") if key in node)
+        node = list(node.values())
+    for child in node if isinstance(node, list) else ():
+        yield from secrets_in(child)
+
+
+def test_secrets_come_from_nowhere_but_the_cluster(rendered: dict[str, Rendered]) -> None:
+    resources = [resource for each in rendered.values() for resource in each.resources]
+
+    assert [resource for resource in resources if resource["kind"] == "Secret"] == []
+    assert set(secrets_in(resources)) == SECRETS
 
 
 @pytest.mark.parametrize("kind", ["startup", "readiness", "liveness"])
-def test_the_server_has_the_endpoint_that_is_probed(container: Manifest, server_url: str, kind: str) -> None:
+def test_the_server_has_the_endpoint_that_is_probed(overlay: Rendered, server_url: str, kind: str) -> None:
+    _, container = server_of(overlay)
     path = container[f"{kind}Probe"]["httpGet"]["path"]
 
-    assert "get" in httpx.get(f"{server_url}/schema/openapi.json").json()["paths"][path]
-    assert httpx.get(server_url + path).status_code == 200
+    assert path == {"startup": "/health/startup", "readiness": "/health/ready", "liveness": "/health/live"}[kind]
+    assert "get" in httpx.get(f"{server_url}/schema/openapi.json", timeout=60).json()["paths"][path]
+    assert httpx.get(server_url + path, timeout=60).status_code == 200
 
 
-def test_a_draining_server_is_not_taken_for_a_dead_one(container: Manifest) -> None:
-    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+def test_the_settings_are_the_servers_own_and_acceptable(overlay: Rendered) -> None:
+    environment = overlay.environment(server_of(overlay)[1])
+    settings = load_settings({}, environment)
 
-
-def test_the_settings_are_the_servers_own_and_acceptable() -> None:
-    settings = load_settings({}, ENVIRONMENT)
-
-    assert {name.removeprefix(ENVIRONMENT_PREFIX).lower() for name in ENVIRONMENT} == set(Settings.__struct_fields__)
+    assert {name.removeprefix(ENVIRONMENT_PREFIX).lower() for name in environment} == set(Settings.__struct_fields__)
     assert settings.host == "0.0.0.0", "a pod is reached from outside of it"
+    assert settings.port == server_of(overlay)[1]["ports"][0]["containerPort"]
 
 
-def test_the_pod_gets_the_settings(container: Manifest) -> None:
-    [generator] = KUSTOMIZATION["configMapGenerator"]
+def test_the_engine_uses_the_cores_that_were_requested(overlay: Rendered) -> None:
+    _, container = server_of(overlay)
 
-    assert container["envFrom"] == [{"configMapRef": {"name": generator["name"]}}]
-
-
-def test_the_engine_uses_the_cores_that_were_requested(container: Manifest) -> None:
-    assert container["resources"]["requests"]["cpu"] == ENVIRONMENT["DEEPCODE_THREADS"]
+    assert container["resources"]["requests"]["cpu"] == overlay.environment(container)["DEEPCODE_THREADS"]
+    assert "cpu" not in container["resources"]["limits"], "throttled threads stall everybody's answers"
 
 
-def test_a_service_cannot_overwrite_a_setting(pod: Manifest) -> None:
-    assert pod["enableServiceLinks"] is False
+def test_the_bundle_is_fetched_to_where_the_server_reads_it_and_cannot_write(overlay: Rendered) -> None:
+    pod, container = server_of(overlay)
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "bundle"]
 
-
-def test_the_bundle_comes_from_a_volume_that_exists_and_cannot_be_written(pod: Manifest, container: Manifest) -> None:
-    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-
-    assert mounts.keys() == volumes.keys()
-    assert mounts["bundle"] == {
+    assert mount == {
         "name": "bundle",
-        "mountPath": ENVIRONMENT["DEEPCODE_BUNDLE"],
+        "mountPath": overlay.environment(container)["DEEPCODE_BUNDLE"],
         "readOnly": True,
     }
-    claim = volumes["bundle"]["persistentVolumeClaim"]["claimName"]
-    assert claim == RESOURCES["volume.yaml"]["metadata"]["name"]
+    for fetching in pod.get("initContainers", ()):
+        assert fetching["command"][-1] == mount["mountPath"]
+        assert {"BUNDLE_URL", "BUNDLE_SHA256"} == overlay.environment(fetching).keys()
+        assert fetching["image"] == container["image"], "the script needs the Python of an image that is there anyway"
 
 
-def test_a_pod_is_not_killed_while_it_drains(pod: Manifest, container: Manifest) -> None:
+def test_keys_are_mounted_where_the_server_reads_them(rendered: dict[str, Rendered]) -> None:
+    for name in ("overlays/cpu", "overlays/gpu"):
+        _, container = server_of(rendered[name])
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        file = Path(rendered[name].environment(container)["DEEPCODE_API_KEYS"])
+
+        assert str(file.parent) == mounts["keys"]
+        assert f"--from-file={file.name}" in (K8S / "components" / "api-keys" / "kustomization.yaml").read_text()
+        [monitor] = rendered[name].of("PodMonitor")
+        assert "authorization" in monitor["spec"]["podMetricsEndpoints"][0], "/metrics asks for a key as well"
+
+
+def test_a_pod_is_not_killed_while_it_drains(overlay: Rendered) -> None:
+    pod, container = server_of(overlay)
     command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
-    drain = load_settings({}, ENVIRONMENT).drain_seconds
+    drain = load_settings({}, overlay.environment(container)).drain_seconds
 
     assert command == "sleep"
     assert pod["terminationGracePeriodSeconds"] > int(pause) + drain
 
 
-def test_the_pod_is_as_restricted_as_the_strictest_pod_security_standard_asks(
-    pod: Manifest, container: Manifest
-) -> None:
-    own, pods = container["securityContext"], pod["securityContext"]
+def test_vllm_outlives_what_the_api_waits_for_and_is_where_the_api_asks(rendered: dict[str, Rendered]) -> None:
+    gpu = rendered["overlays/gpu"]
+    settings = load_settings({}, gpu.environment(server_of(gpu)[1]))
+    pod = gpu.named("Deployment", "vllm")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    service = gpu.named("Service", "vllm")
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in container["args"])
 
-    assert own["allowPrivilegeEscalation"] is False
-    assert own["capabilities"] == {"drop": ["ALL"]}
-    assert own["readOnlyRootFilesystem"] is True
-    assert pods["runAsNonRoot"] is True
-    assert pods["runAsUser"] == 10001
-    assert pods["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
+    assert settings.engine == "vllm"
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > pause + settings.analysis_seconds
+    assert settings.upstream == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/v1"
+    assert settings.upstream_model == flags["served-model-name"]
+    assert int(flags["port"]) == container["ports"][0]["containerPort"]
+    probe = container["startupProbe"]
+    deadline = gpu.named("Deployment", "vllm")["spec"]["progressDeadlineSeconds"]
+    assert deadline > probe["periodSeconds"] * probe["failureThreshold"], "a rollout would be given up before its pod"
+    assert flags["tensor-parallel-size"] == container["resources"]["limits"]["nvidia.com/gpu"]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "bundle"]
+    assert Path(container["command"][-1]).parent == Path(mount["mountPath"])
+
+
+def test_pods_are_as_restricted_as_the_strictest_pod_security_standard_asks(built: Rendered) -> None:
+    for template in built.templates():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False, "a service's address would overwrite a setting of its name"
+        for container in containers(template):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert own["readOnlyRootFilesystem"] is True
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_nothing_goes_in_or_out_that_no_policy_names(overlay: Rendered) -> None:
+    denied = overlay.named("NetworkPolicy", "default-deny")["spec"]
+    going_out = [policy for policy in overlay.of("NetworkPolicy") if "egress" in policy["spec"]]
+    [outside] = [policy for policy in going_out if "ipBlock" in str(policy)]
+
+    assert denied == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert outside["metadata"]["name"] == "fetch-bundle"
+    assert "169.254.0.0/16" in outside["spec"]["egress"][1]["to"][0]["ipBlock"]["except"]
+
+
+def test_autoscalers_and_budgets_are_about_what_there_is_and_own_the_number_of_pods(overlay: Rendered) -> None:
+    for scaler in overlay.of("HorizontalPodAutoscaler", "ScaledObject"):
+        scaled = overlay.named("Deployment", scaler["spec"]["scaleTargetRef"]["name"])
+        assert "replicas" not in scaled["spec"]
+    for budget in overlay.of("PodDisruptionBudget"):
+        assert budget["spec"]["maxUnavailable"] == 1, "a drain must not wait for ever where there is one pod"
+
+
+def test_every_image_has_a_version(rendered: dict[str, Rendered]) -> None:
+    for name in ("overlays/cpu", "overlays/gpu", "jobs"):
+        images = {one["image"] for template in rendered[name].templates() for one in containers(template)}
+        assert images
+        assert [image for image in images if ":" not in image.rpartition("/")[2] or image.endswith(":latest")] == []
+
+
+def test_the_processes_of_several_nodes_meet_at_the_first_pod(rendered: dict[str, Rendered]) -> None:
+    jobs = rendered["jobs"]
+    job = jobs.named("Job", "compress-nodes")
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in container["args"] if flag.startswith("--"))
+    service = jobs.named("Service", pod["subdomain"])
+
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert int(flags["nnodes"]) == job["spec"]["parallelism"] == job["spec"]["completions"]
+    assert flags["nproc-per-node"] == container["resources"]["limits"]["nvidia.com/gpu"]
+    assert flags["rdzv-endpoint"].startswith(f"{job['metadata']['name']}-0.{service['metadata']['name']}:")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
