@@ -147,7 +147,8 @@ def resident_bytes(pid: int) -> int:
 
 
 @contextmanager
-def _server(bundle: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def server(bundle: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a server of this bundle that is ready, and its process, which is killed at the end."""
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "serve.cli", str(bundle), "--port", str(port)]
@@ -180,7 +181,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--port", type=int, default=8765)
     options = parser.parse_args()
-    with _server(options.bundle, options.port) as (url, process):
+    with server(options.bundle, options.port) as (url, process):
         # The first tenth fills buffers and caches; what grows after it would go on growing.
         asyncio.run(misbehave(url, options.clients, options.seconds / 10, seed=1_000_000))
         before = resident_bytes(process.pid)

@@ -1,0 +1,126 @@
+"""Our server beside others: the same student, the same functions, the same two cores, one after another.
+
+    scripts/bench_peers.sh runs/bench-peers           # once: an environment for each peer
+    python -m bench.serve --model runs/nano/bundle --write-docs
+
+As many clients as the concurrency says ask for one function of the standard library after another. Servers of other
+projects are asked for completions of the same prompts; ours for these and for whole analyses. What has to be made
+(checkpoints, other engines' forms of the weights) is made once, in --work, before anything is measured. Measure on a
+machine that does nothing else.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bench.serving.measure import Measured, measure
+from bench.serving.models import RANDOM, Model, load_model
+from bench.serving.peer import Peer, PeerFailed
+from bench.serving.peers import PEERS
+from bench.serving.results import markdown, plot
+from bench.serving.workload import Workload
+from bundle.manifest import BundleError
+
+CORES = 2
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    options = _options()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # whatever is started inherits it
+    results = {}
+    for name in options.model:
+        try:
+            model = load_model(name, options.work)
+        except BundleError as error:
+            raise SystemExit(str(error)) from error
+        results[model.name] = _measured(model, options)
+        print(markdown(model.name, results[model.name]), flush=True)
+    out = DOCS if options.write_docs else options.work
+    (out / "bench-serve.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    plot(results, out / "bench-serve.svg")
+    tables = [markdown(name, each) for name, each in results.items()]
+    _write_tables(out / "bench-serve.md", "\n".join([_PLOT, *tables]))
+    print(f"written: {out}/bench-serve.md, .json, .svg")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(peer.name for peer in PEERS)
+    parser.add_argument(
+        "--model", nargs="+", default=["runs/nano/bundle"], help=f"bundles, and {RANDOM}: random weights of that shape"
+    )
+    parser.add_argument("--peers", type=_peers, default=PEERS, help=f"of {names}; a prefix takes all that begin so")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 8, 32, 128], help="clients, as 1,8,32")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each number of clients")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=PATH", help="another place for one")
+    parser.add_argument("--envs", type=Path, default=Path("runs/bench-peers"), help="where the other peers' are")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench-serve"), help="for checkpoints and results")
+    parser.add_argument("--write-docs", action="store_true", help="write the results into docs/ instead")
+    return parser.parse_args()
+
+
+def _peers(text: str) -> list[Peer]:
+    chosen = [peer for peer in PEERS if any(peer.name.startswith(name) for name in text.split(","))]
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"no peer is called {text!r}; there are {', '.join(p.name for p in PEERS)}")
+    return chosen
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _measured(model: Model, options: argparse.Namespace) -> list[Measured]:
+    workload = Workload(model.bundle)
+    functions = workload.functions()
+    projects = None
+    if not model.random:
+        project = workload.project()
+        projects = project, workload.changed(project)
+    results = []
+    for peer in options.peers:
+        if model.random and peer.name == "ours":
+            continue  # random weights hardly end an analysis, so its length would say more than its speed
+        python = _python(peer, options)
+        print(f"{model.name}: {peer.title}", file=sys.stderr, flush=True)
+        try:
+            if not python.with_name(peer.needs).exists():
+                raise PeerFailed(f"not installed; {peer.install}")
+            result = measure(peer, model, python, functions, projects, options.concurrency, options.seconds)
+        except PeerFailed as failed:
+            print(f"{peer.title}: {failed}", file=sys.stderr)
+            result = Measured(peer.name, peer.title, absent=str(failed).splitlines()[0])
+        results.append(result)
+    return results
+
+
+def _python(peer: Peer, options: argparse.Namespace) -> Path:
+    if peer.environment == "ours":
+        return Path(sys.executable)
+    named = dict(each.split("=", 1) for each in options.env)
+    place = Path(named.get(peer.environment, options.envs / peer.environment))
+    return (place / "bin" / "python" if place.is_dir() else place).absolute()
+
+
+_PLOT = "![Analyses a second over the number of clients](bench-serve.svg)\n"
+_BEGIN, _END = "<!-- figures: python -m bench.serve --write-docs -->", "<!-- end of figures -->"
+
+
+def _write_tables(file: Path, tables: str) -> None:
+    """Between the two marks, where the file has them."""
+    before, after = "", ""
+    if file.is_file():
+        before, _, rest = file.read_text().partition(_BEGIN)
+        after = rest.partition(_END)[2]
+    file.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{after or chr(10)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Checkpoints: the weights of a bundle restored, and random ones of Qwen2.5-0.5B's shape."""
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from bundle.answer import answer_schema
+from bundle.manifest import (
+    PROMPT_FILE,
+    RULES_FILE,
+    SCHEMA_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    Export,
+    Manifest,
+    ModelShape,
+    describe_files,
+    weights_sha256,
+    write_manifest,
+)
+from bundle.prompt import TEMPLATES
+from bundle.rules import CATALOGUE_FILE, load_catalogue
+from compress.export.onnx import export_onnx
+from compress.recipe import Onnx
+
+# How Qwen2 cuts text before its merges; other engines know it by the name "qwen2".
+QWEN2_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_MERGED_TOKENS = 16_384
+_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_SHAPE = Qwen2Config(  # Qwen2.5-0.5B's
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    bos_token_id=None,
+    eos_token_id=_SPECIAL_TOKENS.index("<|im_end|>"),
+    pad_token_id=_SPECIAL_TOKENS.index("<|endoftext|>"),
+)
+
+
+def restore(nf4: Path, out: Path) -> None:
+    """The weights that NF4 stands for, in bf16: every engine quantises anew what the bundle's own engine serves."""
+    config = AutoConfig.from_pretrained(nf4)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(AutoModelForCausalLM.from_pretrained(nf4, device_map="cpu").dequantize().state_dict())
+    staged = out.with_name(f"{out.name}.partial")
+    model.save_pretrained(staged)
+    AutoTokenizer.from_pretrained(nf4).save_pretrained(staged)
+    staged.rename(out)
+
+
+def make_random(folder: Path, name: str) -> None:
+    """A checkpoint of random weights, and a bundle of it that holds what a server needs."""
+    staged = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    checkpoint, bundle = staged / "checkpoint", staged / "bundle"
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(_SHAPE).to(torch.bfloat16).save_pretrained(checkpoint)
+    PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(checkpoint)
+    bundle.mkdir()
+    export_onnx(checkpoint, Onnx(), bundle / "onnx")
+    _describe(name, bundle, checkpoint)
+    staged.rename(folder)
+
+
+def _tokenizer() -> Tokenizer:
+    """Trained on the standard library, and filled up to the vocabulary's size with tokens that no text has."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.normalizer = NFC()
+    cut = Split(Regex(QWEN2_PIECES), "isolated")
+    tokenizer.pre_tokenizer = Sequence([cut, ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=_MERGED_TOKENS,
+        special_tokens=list(_SPECIAL_TOKENS),
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(file) for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))], trainer)
+    unused = range(tokenizer.get_vocab_size(), _SHAPE.vocab_size)
+    tokenizer.add_special_tokens([f"<|unused_{number}|>" for number in unused])
+    return tokenizer
+
+
+def _describe(name: str, bundle: Path, checkpoint: Path) -> None:
+    catalogue = load_catalogue()
+    shutil.copy(checkpoint / TOKENIZER_FILE, bundle / TOKENIZER_FILE)
+    shutil.copy(TEMPLATES / "compact.jinja", bundle / PROMPT_FILE)
+    shutil.copy(CATALOGUE_FILE, bundle / RULES_FILE)
+    (bundle / SCHEMA_FILE).write_bytes(msgspec.json.encode(answer_schema(catalogue.ids, lines=1)))
+    files = describe_files(bundle)
+    shape = ModelShape(
+        architecture="Qwen2ForCausalLM",
+        parameters=sum(parameter.numel() for parameter in Qwen2ForCausalLM.from_pretrained(checkpoint).parameters()),
+        vocab_size=_SHAPE.vocab_size,
+        layers=_SHAPE.num_hidden_layers,
+        kv_heads=_SHAPE.num_key_value_heads,
+        head_dim=_SHAPE.hidden_size // _SHAPE.num_attention_heads,
+    )
+    write_manifest(
+        bundle,
+        Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=name,
+            language=catalogue.language,
+            context_length=_SHAPE.max_position_embeddings,
+            eos_token_ids=(_SHAPE.eos_token_id,),
+            model=shape,
+            exports={"onnx": Export(path="onnx", quantization="int4")},
+            weights_sha256=weights_sha256(files, "onnx"),
+            thresholds={},
+            lineage={},
+            scores={},
+            files=files,
+        ),
+    )
