@@ -55,6 +55,31 @@ class Evidence:
             return None
 
 
+def keeps_meaning(finding: AnswerFinding) -> bool:
+    """Whether the fix of a comparison to None, True or False asks what the comparison asked.
+
+    `x == False` is `not x`, and a student may write `x`: that parses as well. Fixes of other rules are meant to
+    change what the code does, and are not judged here.
+    """
+    if finding.fix is None or finding.rule not in ("none-comparison", "bool-comparison"):
+        return True
+    try:
+        before, after = (ast.parse(text, mode="eval").body for text in (finding.at.strip(), finding.fix.strip()))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False  # a part of an expression may mean anything
+    if not isinstance(before, ast.Compare) or len(before.ops) != 1:
+        return False
+    is_equal = isinstance(before.ops[0], ast.Eq)
+    by_identity = ast.Is() if is_equal else ast.IsNot()
+    same: list[ast.expr] = [ast.Compare(before.left, [by_identity], before.comparators)]
+    if finding.rule == "bool-comparison":
+        sides = [before.left, before.comparators[0]]
+        for value, constant in zip(sides, reversed(sides), strict=True):
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, bool):
+                same.append(value if constant.value == is_equal else ast.UnaryOp(ast.Not(), value))
+    return ast.dump(after) in map(ast.dump, same)
+
+
 def _overlap(one: _Span, other: _Span) -> bool:
     return one[:2] < other[2:] and other[:2] < one[2:]
 

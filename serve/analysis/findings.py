@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bundle.answer import Answer, AnswerFinding, placed_line
-from bundle.evidence import Evidence
+from bundle.evidence import Evidence, keeps_meaning
 from bundle.rules import Catalogue
 from bundle.units import Unit
 from serve.analysis.report import Edit, Finding, Fix
@@ -89,7 +89,7 @@ def _place(unit: Unit, evidence: Evidence, finding: AnswerFinding, confidence: f
         start_column=line.removed + start + 1,
         end_column=line.removed + start + len(at) + 1,
         at=at,
-        fix=finding.fix if number is not None and one_line else None,
+        fix=finding.fix if number is not None and one_line and keeps_meaning(finding) else None,
     )
 
 

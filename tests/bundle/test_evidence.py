@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bundle.answer import AnswerFinding, placed_line
-from bundle.evidence import Evidence
+from bundle.evidence import Evidence, keeps_meaning
 from bundle.rules import load_catalogue
 from bundle.units import cut_units
 from compress.data.examples import natural_example, planted_example
@@ -129,6 +129,30 @@ def test_a_rule_of_another_catalogue_is_never_contradicted() -> None:
     assert not Evidence(["x = 1"]).contradicts(AnswerFinding("someone-elses-rule", 1, "x", None))
 
 
+@pytest.mark.parametrize(
+    ("rule", "at", "fix", "kept"),
+    [
+        ("none-comparison", "x == None", "x is None", True),
+        ("none-comparison", "x != None", "x is not None", True),
+        ("none-comparison", "x != None", "x is None", False),
+        ("none-comparison", "None == f(x)", "None is f(x)", True),
+        ("none-comparison", "x == None", "y is None", False),
+        ("bool-comparison", "x == True", "x", True),
+        ("bool-comparison", "x == False", "not x", True),
+        ("bool-comparison", "x == False", "x", False),
+        ("bool-comparison", "x != True", "not x", True),
+        ("bool-comparison", "x != False", "x", True),
+        ("bool-comparison", "True == x.y", "x.y", True),
+        ("bool-comparison", "x == True", "x is True", True),
+        ("bool-comparison", "count(x == True", "count(x", False),
+        ("wrong-comparison", "x == 1", "x != 1", True),
+        ("none-comparison", "x == None", None, True),
+    ],
+)
+def test_the_fix_of_a_comparison_to_a_constant_asks_the_same(rule: str, at: str, fix: str | None, kept: bool) -> None:
+    assert keeps_meaning(AnswerFinding(rule, 1, at, fix)) is kept
+
+
 def test_no_truth_is_contradicted(tmp_path: Path) -> None:
     """What ruff reports of real code, and what is planted in it."""
     catalogue = load_catalogue()
@@ -149,5 +173,7 @@ def test_no_truth_is_contradicted(tmp_path: Path) -> None:
                 )
                 for truth in truths:
                     assert not Evidence(example.unit.texts).contradicts(truth), (truth, example.unit.code)
+                    whole = truth.at.strip().count("==") + truth.at.count("!=") == 1
+                    assert keeps_meaning(truth) or not whole, truth
                     rules.add(truth.rule)
     assert rules >= set(catalogue.ids) - {"silent-except", "lambda-assignment"}, "the sample holds nearly every rule"
