@@ -11,8 +11,6 @@ from serve.analysis.cache import AnswerCache, SharedStore
 from serve.engine.base import Engine
 from serve.engine.batching import BatchingEngine
 from serve.engine.sampled import SampledEngine
-from serve.engine.upstream import UpstreamSampler
-from serve.engine.vllm import VllmSampler
 from serve.settings import Settings
 
 
@@ -39,7 +37,11 @@ def start_engine(bundle: Bundle, prompt: Prompt, settings: Settings, requests_at
     if settings.engine == "onnx":
         return BatchingEngine(bundle, prompt.prefix_ids, slots, most_waiting, settings.threads, settings.device)
     if settings.upstream is None:
+        from serve.engine.vllm import VllmSampler
+
         return SampledEngine(bundle, VllmSampler(bundle, slots, settings.tensor_parallel), slots, most_waiting)
+    from serve.engine.upstream import UpstreamSampler  # its HTTP client takes longer to import than a server to start
+
     upstream = UpstreamSampler(bundle, settings.upstream, settings.upstream_model, settings.upstream_key)
     return SampledEngine(bundle, upstream, slots, most_waiting)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bundle.answer import Answer, AnswerFinding, write_answer
+from bundle.answer import Answer, AnswerFinding, placed_line, write_answer
+from bundle.evidence import Evidence
 from compress.data.examples import Example, read_examples
 from compress.data.tokens import TokenDataset, tokenize_examples
 from compress.evaluation.generated import Generated
@@ -80,9 +81,16 @@ def test_an_accepted_answer_is_learnt_with_its_summary_and_its_end(few, asked, p
 
 
 def test_what_fails_a_filter_leaves_the_label_as_it_was(few, asked, catalogue) -> None:
-    line = few[1].unit.texts[0]
-    invented = AnswerFinding(catalogue.ids[0], 1, line[:40], None)
-    elsewhere = AnswerFinding(catalogue.ids[0], 1, "text that stands nowhere", None)
+    texts = few[1].unit.texts
+    read = [
+        AnswerFinding("variable-misuse", number, word, None)
+        for number, text in enumerate(texts, start=1)
+        for word in text.replace(".", " ").split()
+    ]
+    invented = next(
+        each for each in read if placed_line(each, texts) == each.line and not Evidence(texts).contradicts(each)
+    )
+    elsewhere = AnswerFinding("variable-misuse", 1, "text that stands nowhere", None)
     asked.answers(answer(), answer(invented), answer(elsewhere), '{"findings":[', answer(), answer())
     assert asked.judge(few) == ["disagrees", "disagrees", "malformed", "malformed", "accepted", "accepted"]
     assert asked.learnt[:4] == few[:4]
