@@ -229,7 +229,7 @@ def test_a_batch_that_lacks_a_file_is_never_taken_for_whole(call: Call, answer: 
         call(server.url, "batch", FILES)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n"), min_size=1)), st.data())
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1)), st.data())
 def test_lines_are_cut_at_line_feeds_alone_however_they_arrive(texts: list[str], data: st.DataObject) -> None:
     sent = "".join(f"{text}\n" for text in texts).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=5)))
