@@ -5,7 +5,8 @@
     python -m bench.ablations --set train.max_steps=150         # all of them with half the training
 
 The student before export is scored, on the recipe's held-out projects. Data, teacher and student of a seed are made
-once. It can be cut off and started again: what is done is kept.
+once, and so is every later stage that a change leaves as it was. It can be cut off and started again: what is done is
+kept.
 """
 
 import argparse
@@ -55,7 +56,8 @@ _FIXED = [
     "evaluate.validation_factor=1",
     "evaluate.gate={}",
 ]
-_SHARED = ("data", "teacher", "student")  # a changed student is made anew, because its record then differs
+# What a change does to one of these shows in the stage's record: it is then made anew.
+_SHARED = ("data", "teacher", "logits", "student", "distill")
 
 
 def distilled(evaluation: Evaluation) -> Row:
