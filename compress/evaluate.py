@@ -84,6 +84,22 @@ class Evaluation(msgspec.Struct, frozen=True):
     failures: list[str]
 
 
+def unmeasured(name: str) -> Evaluation:
+    """Of a student that nobody evaluated: no scores, and no thresholds of its own."""
+    return Evaluation(
+        name=name,
+        units={},
+        rows=[],
+        baselines=[],
+        confidence=Confidence(knots={}, validation_findings=0, test_findings=0, error_raw=None, error_calibrated=None),
+        thresholds={},
+        retention={},
+        gate={},
+        gate_passed=True,
+        failures=[],
+    )
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """A model to measure: a transformers checkpoint, or an ONNX export beside the checkpoint it was made from."""
 
@@ -166,10 +182,8 @@ def evaluate_models(
         )
 
     rows = [row(each) for each in candidates]
-    retention = _retention(rows[0], rows[-1])
-    failures = gate_failures(recipe.evaluate.gate, retention)
     raw_on_test = judge(examples, said[shipped.name])
-    return Evaluation(
+    evaluation = Evaluation(
         name=recipe.name,
         units={
             "natural": sum(example.planted is None for example in examples),
@@ -189,11 +203,12 @@ def evaluate_models(
             error_calibrated=expected_calibration_error(judge(examples, calibrated)) if fitted.knots else None,
         ),
         thresholds=fitted.thresholds,
-        retention=retention,
-        gate=msgspec.to_builtins(recipe.evaluate.gate),
-        gate_passed=not failures,
-        failures=failures,
+        retention=_retention(rows[0], rows[-1]),
+        gate={},
+        gate_passed=True,
+        failures=[],
     )
+    return judged(evaluation, recipe.evaluate.gate)
 
 
 class _Fitted(NamedTuple):
@@ -225,6 +240,14 @@ def _retention(teacher: Row, shipped: Row) -> dict[str, float]:
         "length_retention": shipped.length_retention,
         "term_retention": shipped.term_retention,
     }
+
+
+def judged(evaluation: Evaluation, gate: Gate) -> Evaluation:
+    """The same measures with this gate's verdict."""
+    failures = gate_failures(gate, evaluation.retention)
+    return msgspec.structs.replace(
+        evaluation, gate=msgspec.to_builtins(gate), gate_passed=not failures, failures=failures
+    )
 
 
 def gate_failures(gate: Gate, retention: dict[str, float]) -> list[str]:

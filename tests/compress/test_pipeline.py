@@ -163,7 +163,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_scores(finished: tuple[Pat
     open_bundle(run / "bundle")
 
 
-def test_a_run_below_its_gate_fails_and_writes_no_bundle(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_higher_gate_asks_nobody_again_and_leaves_no_bundle(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
@@ -171,6 +171,8 @@ def test_a_run_below_its_gate_fails_and_writes_no_bundle(finished: tuple[Path, s
     process = compress(copy, "--set", "evaluate.gate.answer_validity=1.1")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
+    assert "evaluate: unchanged, skipped" in said
+    assert "below the gate&#39;s 1.100" in (copy / "evaluate" / "report" / "report.html").read_text()
     assert "answer validity is" in said and "below the gate's 1.100" in said
     assert not (copy / "bundle" / "manifest.json").exists()
 
