@@ -1,9 +1,6 @@
 """deepcode-compress as its users meet it: a real process, its exit code, and what it says on stderr."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -14,13 +11,12 @@ from bundle.manifest import open_bundle
 from compress.data.corpus import split_of
 from compress.evaluate import Evaluation
 from tests.compress.test_examples import make_projects
+from tests.support.warm_compress import Ended, WarmRun
 
 
-def compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def compress(folder: Path, *arguments: str) -> Ended:
     """Run the command in `folder`; nothing is fetched from a hub."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "compress.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return WarmRun(*arguments, folder=folder).wait()
 
 
 def write_recipe(folder: Path, **sections: object) -> None:
@@ -33,7 +29,7 @@ def write_recipe(folder: Path, **sections: object) -> None:
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe | sections))
 
 
-def refused(result: subprocess.CompletedProcess[str]) -> str:
+def refused(result: Ended) -> str:
     """What a refusal says: exit code 2, one message, no traceback."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""

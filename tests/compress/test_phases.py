@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from bundle.manifest import open_bundle
 from compress.stages import STAGES
-from tests.compress.test_pipeline import compress, quality
+from tests.compress.test_pipeline import RECIPE, quality
+from tests.support.warm_compress import WarmRun
 
 PHASES = {
     "distill.teacher_answers": {"agree": False, "max_units": 16, "max_answer_tokens": 16},
@@ -30,9 +31,9 @@ PHASES = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("phases") / "run"
     options = [part for key, value in PHASES.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    said, _ = (process := compress(out, *options)).communicate(timeout=300)
-    assert process.returncode == 0, said
-    return out, said
+    ended = WarmRun("run", RECIPE, "--out", out, *options).wait()
+    assert ended.returncode == 0, ended.stderr
+    return out, ended.stdout
 
 
 def test_each_phase_starts_from_the_one_before_and_has_a_row(finished: tuple[Path, str]) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from compress.recipe import Gate
 from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import STAGES
 from tests.support.server_process import COMMANDS, serving
+from tests.support.warm_compress import WarmRun
 
 # `publish` is for recipes without a student, the others for those that ask for them.
 OPTIONAL = {"answers", "fine_tune", "on_policy", "recover", "vllm", "publish"}
@@ -25,24 +25,26 @@ STUDENT_STAGES = [stage for stage in STAGES if stage not in OPTIONAL]
 RECIPE = Path(__file__).parents[1] / "support" / "micro.yaml"
 
 
-def compress(out: Path, *options: str, launcher: Sequence[object] = ()) -> subprocess.Popen[str]:
-    program = [*launcher, "-m", "compress.cli"] if launcher else [COMMANDS / "deepcode-compress"]
-    command = [*program, "run", RECIPE, "--out", out, *options]
-    # One thread: sums are then made in one order, and two runs can be compared exactly.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.Popen(
-        list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that nobody interrupted, and what it printed."""
+    """A run that nobody interrupted, by the installed command, and what it printed."""
     out = tmp_path_factory.mktemp("micro") / "run"
-    process = compress(out)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return out, said
+    return out, printed(COMMANDS / "deepcode-compress", "run", RECIPE, "--out", out)
+
+
+def printed(*command: object) -> str:
+    """What a command says that ends with 0."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    result = subprocess.run(
+        list(map(str, command)),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
 def quality(run: Path) -> list[dict]:
@@ -93,9 +95,13 @@ def changed(
     copy = folder / "run"
     subprocess.run(["cp", "-r", finished[0], copy], check=True)
     options = [part for override in (*SHORT, *overrides) for part in ("--set", override)]
-    process = compress(copy, *options, launcher=launcher)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    arguments = ["run", RECIPE, "--out", copy, *options]
+    if launcher:
+        said = printed(*launcher, "-m", "compress.cli", *arguments)
+    else:
+        ended = WarmRun(*arguments).wait()
+        assert ended.returncode == 0, ended.stderr
+        said = ended.stdout
     assert "data: unchanged, skipped" in said and "teacher: unchanged, skipped" in said
     return copy, said
 
@@ -137,8 +143,8 @@ def test_the_bundle_answers_requests(finished: tuple[Path, str], tmp_path: Path)
 def test_a_second_run_does_nothing_and_says_so(finished: tuple[Path, str]) -> None:
     run, _ = finished
     before = {file: file.stat().st_mtime_ns for file in (run / "bundle").rglob("*") if file.is_file()}
-    said, _ = compress(run).communicate(timeout=120)
-    assert said.count("unchanged, skipped") == len(STUDENT_STAGES)
+    ended = WarmRun("run", RECIPE, "--out", run).wait()
+    assert ended.stdout.count("unchanged, skipped") == len(STUDENT_STAGES)
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
@@ -146,19 +152,18 @@ def test_killed_in_every_stage_it_resumes_to_the_same_scores(finished: tuple[Pat
     whole, _ = finished
     run = tmp_path / "run"
     for stage in STUDENT_STAGES:
-        process = compress(run)
+        process = WarmRun("run", RECIPE, "--out", run)
         started, done = (run / "stages" / f"{stage}.{state}.json" for state in ("started", "done"))
         deadline = time.monotonic() + 120
-        while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+        while not started.exists() and process.running and time.monotonic() < deadline:
             time.sleep(0.002)
         # Somewhere inside the stage, a little later in each.
         time.sleep(0.05 * STUDENT_STAGES.index(stage))
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill()
         assert started.exists(), f"the run never came to {stage}"
         assert stage in ("data", "student", "quantize", "onnx", "bundle") or not done.exists(), stage
-    said, _ = (process := compress(run)).communicate(timeout=300)
-    assert process.returncode == 0, said
+    ended = WarmRun("run", RECIPE, "--out", run).wait()
+    assert ended.returncode == 0, ended.stderr
     assert quality(run) == quality(whole)
     open_bundle(run / "bundle")
 
@@ -168,12 +173,11 @@ def test_a_higher_gate_asks_nobody_again_and_leaves_no_bundle(finished: tuple[Pa
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
     subprocess.run(["rm", "-r", copy / "bundle", copy / "stages" / "bundle.done.json"], check=True)
-    process = compress(copy, "--set", "evaluate.gate.answer_validity=1.1")
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "evaluate: unchanged, skipped" in said
+    ended = WarmRun("run", RECIPE, "--out", copy, "--set", "evaluate.gate.answer_validity=1.1").wait()
+    assert ended.returncode == 1
+    assert "evaluate: unchanged, skipped" in ended.stdout
     assert "below the gate&#39;s 1.100" in (copy / "evaluate" / "report" / "report.html").read_text()
-    assert "answer validity is" in said and "below the gate's 1.100" in said
+    assert "answer validity is" in ended.stderr and "below the gate's 1.100" in ended.stderr
     assert not (copy / "bundle" / "manifest.json").exists()
 
 
