@@ -147,11 +147,11 @@ def resident_bytes(pid: int) -> int:
 
 
 @contextmanager
-def server(bundle: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def server(bundle: Path, port: int, *flags: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a server of this bundle that is ready, and its process, which is killed at the end."""
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "serve.cli", str(bundle), "--port", str(port)]
+        command = [sys.executable, "-m", "serve.cli", str(bundle), "--port", str(port), *flags]
         process = subprocess.Popen(command, stderr=log)
         try:
             deadline = time.monotonic() + START_SECONDS

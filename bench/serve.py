@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.docs import DOCS, write_figures
 from bench.serving.measure import Measured, measure
 from bench.serving.models import RANDOM, Model, load_model
 from bench.serving.peer import Peer, PeerFailed
@@ -25,7 +26,7 @@ from bench.serving.workload import Workload
 from bundle.manifest import BundleError
 
 CORES = 2
-DOCS = Path(__file__).parents[1] / "docs"
+COMMAND = "python -m bench.serve --write-docs"
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     (out / "bench-serve.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     plot(results, out / "bench-serve.svg")
     tables = [markdown(name, each) for name, each in results.items()]
-    _write_tables(out / "bench-serve.md", "\n".join([_PLOT, *tables]))
+    write_figures(out / "bench-serve.md", COMMAND, "\n".join([_PLOT, *tables]))
     print(f"written: {out}/bench-serve.md, .json, .svg")
 
 
@@ -110,17 +111,6 @@ def _python(peer: Peer, options: argparse.Namespace) -> Path:
 
 
 _PLOT = "![Analyses a second over the number of clients](bench-serve.svg)\n"
-_BEGIN, _END = "<!-- figures: python -m bench.serve --write-docs -->", "<!-- end of figures -->"
-
-
-def _write_tables(file: Path, tables: str) -> None:
-    """Between the two marks, where the file has them."""
-    before, after = "", ""
-    if file.is_file():
-        before, _, rest = file.read_text().partition(_BEGIN)
-        after = rest.partition(_END)[2]
-    file.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{after or chr(10)}")
-
 
 if __name__ == "__main__":
     main()

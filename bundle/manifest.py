@@ -5,8 +5,9 @@ asked and decoded, and carries the lineage and the scores it was released with.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,8 +22,23 @@ SCHEMA_FILE = "answer.schema.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
+Task = Literal["analysis", "search"]
+Content = TypeVar("Content", bound=msgspec.Struct)
+_NAMES: dict[Task, str] = {"analysis": "an analysis bundle", "search": "a search bundle"}
+_USES: dict[Task, str] = {
+    "analysis": "give it to deepcode-serve, or to deepcode-check --bundle",
+    "search": "give it to deepcode-serve --search-bundle",
+}
+
+
 class BundleError(Exception):
     """The folder is not a bundle that may be loaded; the message says which file and what to do."""
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """What tells the manifests of different tasks apart; that of an analysis bundle does not name its own."""
+
+    task: Task = "analysis"
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -126,7 +142,7 @@ def weights_sha256(files: dict[str, FileEntry], folder: str) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
+def write_manifest(root: Path, manifest: msgspec.Struct) -> None:
     """Write manifest.json last and whole: a folder without one is not a bundle."""
     staged = root / f".{MANIFEST_FILE}.tmp"
     staged.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
@@ -141,38 +157,70 @@ def open_bundle(root: Path) -> Bundle:
             outside the folder, an export without files, or a calibration that changes the order of findings.
     """
     manifest_file = root / MANIFEST_FILE
-    if not manifest_file.is_file():
-        raise BundleError(
-            f"{root} is not a bundle: it has no {MANIFEST_FILE}; deepcode-compress writes one at the end of a run"
-        )
-    try:
-        manifest = msgspec.json.decode(manifest_file.read_bytes(), type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{manifest_file} is not a bundle manifest this version can read: {error}") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{manifest_file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
-        )
+    manifest = read_manifest(root, Manifest, "analysis")
     for rule, knots in manifest.calibration.items():
         try:
             check_calibration(knots)
         except ValueError as error:
             raise BundleError(f"{manifest_file}: {rule}: {error}; build the bundle again") from error
-    for name, entry in manifest.files.items():
-        _verify(root, name, entry)
-    for name in (PROMPT_FILE, RULES_FILE, SCHEMA_FILE, TOKENIZER_FILE):
-        if name not in manifest.files:
-            raise BundleError(f"{manifest_file} does not list {name}, which every bundle needs")
-    for kind, export in manifest.exports.items():
-        # What is loaded is what was verified: an export elsewhere has no file that could be listed.
-        if not any(name.startswith(f"{export.path}/") for name in manifest.files):
-            raise BundleError(f"{manifest_file} lists no file of its {kind!r} export in {export.path!r}: refused")
+    verify_files(root, manifest.files, manifest.exports, (PROMPT_FILE, RULES_FILE, SCHEMA_FILE, TOKENIZER_FILE))
     return Bundle(
         root=root,
         manifest=manifest,
         catalogue=load_catalogue(root / RULES_FILE),
         prompt_template=(root / PROMPT_FILE).read_text(encoding="utf-8"),
     )
+
+
+def read_manifest(root: Path, kind: type[Content], task: Task) -> Content:
+    """manifest.json of a bundle of this task.
+
+    Args:
+        kind: what it is read as; has `schema_version`.
+
+    Raises:
+        BundleError: there is none, it is another task's, or one that this version can not read.
+    """
+    file = root / MANIFEST_FILE
+    if not file.is_file():
+        raise BundleError(
+            f"{root} is not a bundle: it has no {MANIFEST_FILE}; deepcode-compress writes one at the end of a run"
+        )
+    content = file.read_bytes()
+    try:
+        found = msgspec.json.decode(content, type=_Kind).task
+        if found != task:
+            raise BundleError(f"{root} is {_NAMES[found]}, and {_NAMES[task]} is wanted here: {_USES[found]}")
+        manifest = msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{file} is not a bundle manifest this version can read: {error}") from error
+    version = manifest.schema_version  # type: ignore[attr-defined]
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{file} has schema version {version}; this version reads {SCHEMA_VERSION}")
+    return manifest
+
+
+def verify_files(
+    root: Path, files: dict[str, FileEntry], exports: Mapping[Any, Export], needed: tuple[str, ...]
+) -> None:
+    """Check every file that a manifest lists, by its size and sha256, and that it lists what is loaded.
+
+    Args:
+        needed: names of files that must be among them.
+
+    Raises:
+        BundleError: a file is missing, changed, outside the folder or not listed, or an export has no files.
+    """
+    manifest_file = root / MANIFEST_FILE
+    for name, entry in files.items():
+        _verify(root, name, entry)
+    for name in needed:
+        if name not in files:
+            raise BundleError(f"{manifest_file} does not list {name}, which every bundle needs")
+    for kind, export in exports.items():
+        # What is loaded is what was verified: an export elsewhere has no file that could be listed.
+        if not any(name.startswith(f"{export.path}/") for name in files):
+            raise BundleError(f"{manifest_file} lists no file of its {kind!r} export in {export.path!r}: refused")
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:

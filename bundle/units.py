@@ -100,14 +100,22 @@ def cut_units(source: str) -> list[Unit]:
         UnparsableCode: the source does not parse.
     """
     source = normalise(source)
-    tree = parse(source)
-    lines = source.split("\n")
-    units = list(_units_of(tree, "", lines))
+    return units_in(parse(source), source)
+
+
+def units_in(tree: ast.Module, source: str) -> list[Unit]:
+    """What `cut_units` gives for a file that was parsed already.
+
+    Args:
+        tree: the parsed file.
+        source: the normalised source that it was parsed from.
+    """
+    units = list(_units_of(tree, "", source.split("\n")))
     return sorted(units, key=lambda unit: (unit.start_line, unit.end_line))
 
 
 def _units_of(owner: ast.Module | ast.ClassDef, prefix: str, lines: list[str]) -> Iterator[Unit]:
-    definitions = list(_definitions_in(owner))
+    definitions = list(definitions_in(owner))
     for node in definitions:
         name = f"{prefix}{node.name}"
         if isinstance(node, ast.ClassDef):
@@ -122,8 +130,8 @@ def _units_of(owner: ast.Module | ast.ClassDef, prefix: str, lines: list[str]) -
         yield remainder
 
 
-def _definitions_in(owner: ast.AST) -> Iterator[DefinitionNode]:
-    """The functions and classes directly under `owner`, also those inside its ifs, tries and withs."""
+def definitions_in(owner: ast.AST) -> Iterator[DefinitionNode]:
+    """The functions and classes directly under `owner`, also those inside its ifs, tries and withs, in no order."""
     inside: list[ast.AST] = [owner]  # and no recursion: every `elif` is one level deeper than the last
     while inside:
         for child in ast.iter_child_nodes(inside.pop()):

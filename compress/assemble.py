@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,6 @@ def write_bundle(
         shutil.copytree(folder, staged / kind)
     for file in report.iterdir():
         shutil.copy(file, staged / file.name)
-    for file in staged.rglob("*"):
-        if file.is_file():
-            file.chmod(_READABLE)
     files = describe_files(staged)
     config = AutoConfig.from_pretrained(student)
     manifest = Manifest(
@@ -92,12 +90,20 @@ def write_bundle(
         exports={kind: Export(path=kind, quantization=storage) for kind, (_, storage) in exports.items()},
         weights_sha256=weights_sha256(files, next(iter(exports))),
         thresholds=evaluation.thresholds,
-        lineage={**lineage, "versions": _versions()},
+        lineage={**lineage, "versions": versions(_VERSIONS_OF)},
         scores={"retention": evaluation.retention, "units": evaluation.units},
         files=files,
         calibration={rule: tuple(knots) for rule, knots in evaluation.confidence.knots.items()},
     )
     write_manifest(staged, manifest)
+    replace_folder(target, staged)
+
+
+def replace_folder(target: Path, staged: Path) -> None:
+    """Put a folder that is whole in the place of an older one, readable for everyone."""
+    for file in staged.rglob("*"):
+        if file.is_file():
+            file.chmod(_READABLE)
     if target.exists():
         old = target.with_name(f"{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -120,6 +126,7 @@ def _shape(student: Path, config) -> ModelShape:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python and of these packages, as they are installed."""
     python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python} | {name: metadata.version(name) for name in _VERSIONS_OF}
+    return {"python": python} | {name: metadata.version(name) for name in packages}

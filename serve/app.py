@@ -27,8 +27,17 @@ from serve.api.metrics import Metrics, metrics_page
 from serve.api.observing import Observed, Telemetry
 from serve.api.openai import Completions, chat, complete, models, one_model
 from serve.api.running import Analyses
+from serve.api.search import (
+    delete_project,
+    index_files,
+    indexed_files,
+    indexed_projects,
+    search_code,
+    search_or_refusal,
+)
 from serve.api.tracing import Tracing
 from serve.engine.base import Engine
+from serve.search.loading import open_search
 from serve.settings import Settings, SettingsError
 from serve.web import page, page_files
 
@@ -54,7 +63,8 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
         tracing: where spans go; None makes none.
 
     Raises:
-        BundleError: the bundle has no export for the chosen engine.
+        BundleError: the bundle has no export for the chosen engine, or the search bundle is none.
+        IndexUnusable: the index belongs to another search bundle or another server.
         KeyFileError: the file of API keys can not be used.
         SettingsError: a setting needs a package that is not installed.
         EngineUnavailable: the chosen engine can not start on this machine.
@@ -62,26 +72,31 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
     door = Door(settings.api_keys, settings.requests_per_minute, settings.tokens_per_minute)
     shared = None if settings.cache_url is None else _shared_store(settings.cache_url)
     telemetry = Telemetry(Metrics(bundle.manifest.name), tracing)
+    search = open_search(settings, telemetry.metrics)
     # A request that is admitted is a batch at most.
     prompt = load_prompt(bundle)
     engine = start_engine(bundle, prompt, settings, settings.max_queue * FILES_AT_ONCE)
     cache = make_cache(bundle, engine, settings.cache_bytes, shared)
     analyzer = Analyzer(bundle, prompt, engine, settings.slots, cache, telemetry)
     writer = Writer(bundle, engine, telemetry)
-    telemetry.metrics.watch(engine, admission, cache)
+    telemetry.metrics.watch(engine, admission, cache, search)
 
     @asynccontextmanager
     async def running_engine(_: Litestar) -> AsyncIterator[None]:
         await analyzer.start()
+        if search is not None:
+            await search.start()
         try:
             yield
         finally:
             engine.close()
+            if search is not None:
+                search.close()
             if tracing is not None:
                 tracing.close()
 
     body_bytes_at_once = max(settings.max_batch_bytes, settings.max_queue * settings.max_body_bytes)
-    batches = Router("/", route_handlers=[analyze_batch], request_max_body_size=settings.max_batch_bytes)
+    batches = Router("/", route_handlers=[analyze_batch, index_files], request_max_body_size=settings.max_batch_bytes)
     app = Litestar(
         route_handlers=[
             analyze,
@@ -96,6 +111,10 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
             live,
             ready,
             metrics_page,
+            indexed_projects,
+            indexed_files,
+            delete_project,
+            search_code,
             page,
             page_files,
         ],
@@ -106,6 +125,8 @@ def create_app(settings: Settings, bundle: Bundle, admission: Admission, tracing
             "bundle": _always(bundle),
             "completions": _always(Completions(writer, bundle.manifest.name, settings, admission)),
             "metrics": _always(telemetry.metrics),
+            "search_model": _always(None if search is None else search.model),
+            "search": search_or_refusal(search),
         },
         exception_handlers={Exception: problem_response},
         lifespan=[running_engine],

@@ -39,13 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from serve.engine.base import EngineUnavailable
     from serve.engine.steps import StudentBroken
     from serve.launcher import make_server
+    from serve.search.base import IndexUnusable
 
     log_to_stderr()
     admission = Admission(settings.max_queue)
     try:
+        if settings.trusted_key is not None:
+            from bundle.signature import verify_signature
+
+            for root in (settings.bundle, settings.search_bundle):
+                if root is not None:
+                    verify_signature(root, settings.trusted_key)
         tracing = make_tracing(os.environ)
         app = create_app(settings, open_bundle(settings.bundle), admission, tracing)
-    except (BundleError, KeyFileError, SettingsError, EngineUnavailable, StudentBroken) as error:
+    except (BundleError, IndexUnusable, KeyFileError, SettingsError, EngineUnavailable, StudentBroken) as error:
         return _refuse(str(error))
     server = make_server(app, admission, settings)
     server.run()
@@ -77,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a bundle. Every setting can also come from DEEPCODE_<NAME> in the environment.",
     )
     parser.add_argument("bundle", nargs="?", help="the bundle's folder")
+    parser.add_argument("--trusted-key", metavar="KEY", help="a minisign public key that must have signed it")
     parser.add_argument("--engine", help="what runs the student: onnx (default) or vllm")
     parser.add_argument("--tensor-parallel", metavar="GPUS", help="GPUs that share the student, with vllm (default 1)")
     parser.add_argument("--upstream", metavar="URL", help="vLLM servers that run it, with /v1 (default: this machine)")
@@ -86,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (default 8000)")
     parser.add_argument("--slots", help="units answered at once (default 8)")
+    parser.add_argument("--kv-tokens", help="tokens the KV cache may hold (default: a whole context for each slot)")
     parser.add_argument("--threads", help="CPU threads of the engine (default: every core)")
     parser.add_argument("--max-queue", help="requests accepted at once, others get 503 (default 64)")
     parser.add_argument("--max-body-bytes", help="largest request body (default 2000000)")
@@ -100,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens-per-minute", help="computed tokens of one key (default 0: no limit)")
     parser.add_argument("--cache-bytes", help="memory for answers that are kept (default 64000000)")
     parser.add_argument("--cache-url", help="a Valkey or Redis that keeps them too (default: none)")
+    parser.add_argument("--search-bundle", metavar="DIR", help="a search bundle, for code search (default: none)")
+    parser.add_argument("--index-dir", metavar="DIR", help="where its index is kept (default: --index-url)")
+    parser.add_argument("--index-url", metavar="URL", help="a Qdrant that keeps it instead (default: none)")
+    parser.add_argument("--index-key", metavar="FILE", help="holds the API key that Qdrant asks for (default: none)")
     parser.add_argument("--log-code", metavar="BOOL", help="whether requests' code is logged (default false)")
     parser.add_argument("--new-key", metavar="NAME", help="add a key to the --api-keys FILE, print it, and end")
     return parser

@@ -18,6 +18,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One server's settings. The environment variable of `max_queue` is DEEPCODE_MAX_QUEUE, and so on."""
 
     bundle: Path
+    trusted_key: str | None = None
+    """A minisign public key; a bundle, of either kind, that it did not sign is refused."""
     engine: Literal["onnx", "vllm"] = "onnx"
     """What runs the student: ONNX Runtime or vLLM."""
     tensor_parallel: Annotated[int, Meta(ge=1)] = 1
@@ -33,7 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     slots: Annotated[int, Meta(ge=1)] = 8
-    """Units answered at once; each owns a KV row of the bundle's context length."""
+    """Units answered at once; each owns a KV row."""
+    kv_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Tokens that the KV cache of ONNX Runtime's engine may hold; 0 for a whole context for each slot."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of the engine; 0 for every core."""
     max_queue: Annotated[int, Meta(ge=1)] = 64
@@ -61,6 +65,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Memory for answers that are kept; 0 keeps none."""
     cache_url: str | None = None
     """A Valkey or Redis that keeps them too, for every server of a bundle."""
+    search_bundle: Path | None = None
+    """A search bundle's folder: what embeds code and queries; None: no code search."""
+    index_dir: Path | None = None
+    """The folder of the code search's index; this server's alone."""
+    index_url: str | None = None
+    """The URL of a Qdrant that keeps the index instead, for many servers."""
+    index_key: Path | None = None
+    """A file with the API key that Qdrant asks for."""
     log_code: bool = False
     """Whether the code of a request is written to the log."""
 
@@ -92,6 +104,12 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
         raise SettingsError(f"{origin['upstream']} names vLLM servers: add --engine vllm")
     if settings.upstream is not None and not settings.upstream.startswith(("http://", "https://")):
         raise SettingsError(f"{origin['upstream']}={settings.upstream!r}: give a URL such as http://vllm:8000/v1")
+    kept = [name for name in ("index_dir", "index_url") if name in chosen]
+    if (settings.search_bundle is None and kept) or (settings.search_bundle is not None and len(kept) != 1):
+        given = origin[kept[0]] if kept else origin["search_bundle"]
+        raise SettingsError(
+            f"{given}: code search takes --search-bundle DIR and either --index-dir DIR or --index-url URL"
+        )
     return settings
 
 

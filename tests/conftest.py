@@ -25,3 +25,21 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 def tiny_float_bundle(tiny_checkpoint: Path) -> Path:
     """The same, its ONNX export in float32."""
     return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("fp32"), "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random sentence encoder of three layers with its tokenizer, as sentence-transformers saves it."""
+    from tests.support.tiny_encoder import make_tiny_encoder  # sentence-transformers takes seconds to import
+
+    folder = tmp_path_factory.mktemp("search") / "encoder"
+    make_tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_search_bundle(tiny_encoder: Path) -> Path:
+    """A real search bundle of that encoder. Copy it before changing it."""
+    from tests.support.tiny_encoder import make_tiny_search_bundle
+
+    return make_tiny_search_bundle(tiny_encoder, tiny_encoder.with_name("bundle"))

@@ -111,8 +111,8 @@ async def under_load(
     """Let `clients` ask one thing after another, and count what is answered within a window of `seconds`.
 
     The window opens when the clients have asked for a while, and closes early where `bodies` end; where they end before
-    it opens, everything counts. What is unanswered
-    when it closes is waited for, as long as a window, so that nobody works on it while something else is measured.
+    it opens, everything counts. What is unanswered when it closes is waited for, as long as a window, so that nobody
+    works on it while something else is measured.
     """
     answers: list[Answered] = []
     failures: list[float] = []
@@ -132,22 +132,28 @@ async def under_load(
 
     started = time.perf_counter()
     working = [asyncio.create_task(client()) for _ in range(clients)]
-    everybody = asyncio.gather(*working)
-    await asyncio.wait([everybody], timeout=seconds * WARM_UP_SHARE)
-    begun = started if everybody.done() else time.perf_counter()
-    while not everybody.done():
+
+    async def wait(most: float) -> bool:
+        """Whether every client has come to the end of `bodies`, or one failed, before `most` seconds have passed."""
+        await asyncio.wait(working, timeout=most, return_when=asyncio.FIRST_EXCEPTION)
+        return all(task.done() for task in working) or any(task.done() and task.exception() for task in working)
+
+    over = await wait(seconds * WARM_UP_SHARE)
+    begun = started if over else time.perf_counter()
+    while not over:
         now = time.perf_counter()
         counted = sum(answer.ended >= begun for answer in answers)
         if now >= begun + seconds and (counted >= clients or now >= begun + seconds * LONGEST_CELL):
             break
-        await asyncio.wait([everybody], timeout=max(begun + seconds - now, 0.1))
+        over = await wait(max(begun + seconds - now, 0.1))
     ended = time.perf_counter()
     closed.set()
-    await asyncio.wait([everybody], timeout=seconds)
-    if everybody.done():
-        everybody.result()  # raises what no client expected
-    everybody.cancel()
-    await asyncio.gather(everybody, return_exceptions=True)
+    await wait(seconds)
+    for task in working:
+        task.cancel()
+    for outcome in await asyncio.gather(*working, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome  # what no client expected
     within = [answer for answer in answers if begun <= answer.ended <= ended]
     return _load(clients, within, sum(begun <= moment <= ended for moment in failures), ended - begun)
 

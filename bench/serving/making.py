@@ -4,7 +4,6 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-import msgspec
 import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -21,24 +20,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from bundle.answer import answer_schema
-from bundle.manifest import (
-    PROMPT_FILE,
-    RULES_FILE,
-    SCHEMA_FILE,
-    SCHEMA_VERSION,
-    TOKENIZER_FILE,
-    Export,
-    Manifest,
-    ModelShape,
-    describe_files,
-    weights_sha256,
-    write_manifest,
-)
-from bundle.prompt import TEMPLATES
-from bundle.rules import CATALOGUE_FILE, load_catalogue
+from bundle.rules import load_catalogue
+from compress.assemble import write_bundle
+from compress.evaluate import unmeasured
 from compress.export.onnx import export_onnx
-from compress.recipe import Onnx
+from compress.recipe import Data, Onnx, Recipe, Teacher
 
 # How Qwen2 cuts text before its merges; other engines know it by the name "qwen2".
 QWEN2_PIECES = (
@@ -78,15 +64,19 @@ def make_random(folder: Path, name: str) -> None:
     """A checkpoint of random weights, and a bundle of it that holds what a server needs."""
     staged = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
-    checkpoint, bundle = staged / "checkpoint", staged / "bundle"
+    checkpoint, onnx, no_report = staged / "checkpoint", staged / "onnx", staged / "report"
     torch.manual_seed(0)
     Qwen2ForCausalLM(_SHAPE).to(torch.bfloat16).save_pretrained(checkpoint)
     PreTrainedTokenizerFast(
         tokenizer_object=_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
     ).save_pretrained(checkpoint)
-    bundle.mkdir()
-    export_onnx(checkpoint, Onnx(), bundle / "onnx")
-    _describe(name, bundle, checkpoint)
+    export_onnx(checkpoint, Onnx(), onnx)
+    no_report.mkdir()
+    recipe = Recipe(name=name, data=Data(corpus=["stdlib"]), teacher=Teacher(model=str(checkpoint)))
+    exports = {"onnx": (onnx, "int4")}
+    write_bundle(recipe, load_catalogue(), checkpoint, exports, unmeasured(name), no_report, {}, staged / "bundle")
+    shutil.rmtree(onnx)
+    no_report.rmdir()
     staged.rename(folder)
 
 
@@ -107,37 +97,3 @@ def _tokenizer() -> Tokenizer:
     unused = range(tokenizer.get_vocab_size(), _SHAPE.vocab_size)
     tokenizer.add_special_tokens([f"<|unused_{number}|>" for number in unused])
     return tokenizer
-
-
-def _describe(name: str, bundle: Path, checkpoint: Path) -> None:
-    catalogue = load_catalogue()
-    shutil.copy(checkpoint / TOKENIZER_FILE, bundle / TOKENIZER_FILE)
-    shutil.copy(TEMPLATES / "compact.jinja", bundle / PROMPT_FILE)
-    shutil.copy(CATALOGUE_FILE, bundle / RULES_FILE)
-    (bundle / SCHEMA_FILE).write_bytes(msgspec.json.encode(answer_schema(catalogue.ids, lines=1)))
-    files = describe_files(bundle)
-    shape = ModelShape(
-        architecture="Qwen2ForCausalLM",
-        parameters=sum(parameter.numel() for parameter in Qwen2ForCausalLM.from_pretrained(checkpoint).parameters()),
-        vocab_size=_SHAPE.vocab_size,
-        layers=_SHAPE.num_hidden_layers,
-        kv_heads=_SHAPE.num_key_value_heads,
-        head_dim=_SHAPE.hidden_size // _SHAPE.num_attention_heads,
-    )
-    write_manifest(
-        bundle,
-        Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=name,
-            language=catalogue.language,
-            context_length=_SHAPE.max_position_embeddings,
-            eos_token_ids=(_SHAPE.eos_token_id,),
-            model=shape,
-            exports={"onnx": Export(path="onnx", quantization="int4")},
-            weights_sha256=weights_sha256(files, "onnx"),
-            thresholds={},
-            lineage={},
-            scores={},
-            files=files,
-        ),
-    )

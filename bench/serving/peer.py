@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ class PeerFailed(Exception):
     """A peer could not be made ready or did not start; the message ends with what it said."""
 
 
-class Peer:
+class Peer(ABC):
     """A server of OpenAI's completions. Subclasses say what differs."""
 
     name: str
@@ -45,17 +46,17 @@ class Peer:
     health: str = "/health"
     path: str = "/v1/completions"
 
+    @abstractmethod
     def prepare(self, model: Model, python: Path) -> Path:
         """The model in the form it loads, made once. `python` is that of the peer's environment.
 
         Raises:
             PeerFailed: the conversion failed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self, model: Model, weights: Path, python: Path, port: int) -> list[str]:
         """How it is started."""
-        raise NotImplementedError
 
     def variables(self) -> dict[str, str]:
         """What is set in its process's environment."""

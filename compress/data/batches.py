@@ -1,6 +1,7 @@
 """Token ids with labels as batches: padded or packed rows, filled by a token budget."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
@@ -89,7 +90,7 @@ def first_fit(lengths: list[int], width: int) -> list[int]:
     return places
 
 
-class _EpochBatches(Sampler[list[int]]):
+class _EpochBatches(Sampler[list[int]], ABC):
     """Batches of an order that depends on the epoch; every epoch has as many as the first, so that steps add up."""
 
     def __init__(self) -> None:
@@ -105,8 +106,9 @@ class _EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches()[: self._count])
 
+    @abstractmethod
     def _batches(self) -> list[list[int]]:
-        raise NotImplementedError
+        """Those of the current epoch."""
 
 
 class PackedBatches(_EpochBatches):

@@ -1,7 +1,7 @@
 """A file's analysis from beginning to end: code → units → prompts → engine → answers → report."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -15,7 +15,7 @@ from bundle.units import Unit
 from serve.analysis import report
 from serve.analysis.asking import Asker, Call, NotAnswered, Observer, UnitAnswer
 from serve.analysis.cache import AnswerCache
-from serve.analysis.findings import as_findings, locate, merge
+from serve.analysis.findings import Candidate, as_findings, locate, merge
 from serve.analysis.languages import language_of
 from serve.analysis.report import Report
 from serve.analysis.results import NO_TOKENS, UnitResult, distinct_names, unit_result
@@ -264,15 +264,17 @@ class Analyzer:
             calibrated(confidence, curves.get(finding.rule, ()))
             for finding, confidence in zip(written.findings, answer.confidences, strict=True)
         ]
-        candidates = merge(
+        # What would not be shown anyway is not worth asking the syntax about.
+        candidates = merge(self._sure_enough(locate(unit, written, confidences, self._catalogue), request))
+        checked = await self._syntax.check(unit, candidates, lines)
+        return as_findings(list(self._sure_enough(checked, request)), lines, request.path, self._catalogue)
+
+    def _sure_enough(self, candidates: Iterable[Candidate], request: AnalysisRequest) -> Iterator[Candidate]:
+        return (
             candidate
-            for candidate in locate(unit, written, confidences, self._catalogue)
+            for candidate in candidates
             if candidate.confidence >= self._threshold(candidate.rule, request.min_confidence)
         )
-        edits = [edit for candidate in candidates if (edit := candidate.edit) is not None]
-        verdicts = iter(await self._syntax.parses_after(lines, edits))
-        parses = [candidate.fix is not None and next(verdicts) for candidate in candidates]
-        return as_findings(candidates, parses, lines, request.path, self._catalogue)
 
     def _threshold(self, rule: str, asked: float | None) -> float:
         return self._manifest.thresholds.get(rule, DEFAULT_THRESHOLD) if asked is None else asked

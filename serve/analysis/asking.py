@@ -13,6 +13,9 @@ from serve.analysis.cache import AnswerCache
 from serve.analysis.report import Usage
 from serve.engine.base import DeadlineExceeded, Engine, EngineClosed, EngineError, GenerationRequest, Priority, Timeline
 
+LONGEST_ANSWER_TOKENS = 1024
+"""About twice what eight findings and a sentence take. A KV row is reserved for a prompt and so long an answer."""
+
 
 def nobody_pays(tokens: int) -> None:
     """What is computed is on nobody's account."""
@@ -127,24 +130,17 @@ class Asker:
             lines=unit.texts,
             priority=call.priority,
             deadline=call.deadline,
+            max_tokens=LONGEST_ANSWER_TOKENS,
             until=None if with_summary else end,
             salt=call.tenant,
         )
-        tokens = []
-        text = b""
         try:
             async with self.engine.submit(request) as stream:
                 try:
-                    async for token in stream:
-                        tokens.append((token.data, token.logprob))
-                        text += token.data
-                        if not with_summary and end in text:
-                            # Nobody reads this unit's sentence: leaving the stream saves writing it.
-                            text = text.partition(end)[0] + end + CLOSING.encode()
-                            break
+                    tokens = await stream.whole()
                 finally:
-                    if tokens:  # also when the client leaves in the middle
-                        call.pay(len(prompt) - stream.cached_tokens + len(tokens))
+                    if stream.written:  # also when the client leaves in the middle
+                        call.pay(len(prompt) - stream.cached_tokens + stream.written)
                 if self._observer is not None:
                     self._observer.answered(stream.timeline, time.monotonic(), len(tokens))
         except EngineClosed:
@@ -155,5 +151,10 @@ class Asker:
             raise NotAnswered(f"the engine could not answer: {error}") from error
         usage = Usage(prompt_tokens=len(prompt), cached_tokens=stream.cached_tokens, completion_tokens=len(tokens))
         if stream.finish_reason == "length":
-            return UnitAnswer("", (), usage, unfinished="the answer did not fit the context")
-        return UnitAnswer(text.decode(), tuple(finding_confidences(tokens)), usage)
+            what = f"{LONGEST_ANSWER_TOKENS} tokens" if len(tokens) == LONGEST_ANSWER_TOKENS else "the context"
+            return UnitAnswer("", (), usage, unfinished=f"the answer did not fit {what}")
+        text = b"".join(token.data for token in tokens)
+        if not with_summary and end in text:  # the last token may go on behind it; nobody reads this unit's sentence
+            text = text.partition(end)[0] + end + CLOSING.encode()
+        confidences = finding_confidences((token.data, token.logprob) for token in tokens)
+        return UnitAnswer(text.decode(), tuple(confidences), usage)

@@ -4,7 +4,7 @@ A finding is believed only as far as it can be checked: its rule is in the catal
 unit, else it is dropped; `at` stands exactly once on that line, or on just one other line of the unit, and
 marks what its rule can be about, else its confidence is 0, so that it is shown only to who asks for
 everything; a fix that changes nothing drops the finding; a fix is offered only if the file parses with it
-and has every name in it already.
+(`syntax`) and has every name in it already.
 """
 
 import builtins
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bundle.answer import Answer, AnswerFinding, placed_line
-from bundle.evidence import Evidence, keeps_meaning
+from bundle.evidence import keeps_meaning
 from bundle.rules import Catalogue
 from bundle.units import Unit
 from serve.analysis.report import Edit, Finding, Fix
@@ -28,15 +28,17 @@ _BUILTINS = frozenset(dir(builtins))
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A finding whose place in the file is known, with a fix that was not tried yet.
+    """A finding whose place in the file is known, and which the code's syntax was not asked about yet.
 
-    Columns count from 1; the end column is exclusive. `at` is the marked text.
+    Columns count from 1; the end column is exclusive. `at` is the marked text. `unit_line` counts the unit's own lines;
+    None where the student's quote stands on none of them, so that a whole line is marked without confidence.
     """
 
     rule: str
     confidence: float
     unit: str
     line: int
+    unit_line: int | None
     start_column: int
     end_column: int
     at: str
@@ -65,18 +67,15 @@ def locate(unit: Unit, answer: Answer, confidences: Sequence[float], catalogue: 
         confidences: one for each finding of the answer.
         catalogue: the rules that exist.
     """
-    evidence = Evidence(unit.texts)
     return [
-        _place(unit, evidence, finding, confidence)
+        _place(unit, finding, confidence)
         for finding, confidence in zip(answer.findings, confidences, strict=True)
         if finding.rule in catalogue.ids and 1 <= finding.line <= len(unit.lines) and finding.fix != finding.at
     ]
 
 
-def _place(unit: Unit, evidence: Evidence, finding: AnswerFinding, confidence: float) -> Candidate:
+def _place(unit: Unit, finding: AnswerFinding, confidence: float) -> Candidate:
     number = placed_line(finding, unit.texts)
-    if number is not None and evidence.contradicts(msgspec.structs.replace(finding, line=number)):
-        confidence = 0.0
     line = unit.lines[(number or finding.line) - 1]
     at = finding.at if number is not None else line.text.strip()
     start = line.text.index(at)
@@ -86,6 +85,7 @@ def _place(unit: Unit, evidence: Evidence, finding: AnswerFinding, confidence: f
         confidence=confidence if number is not None else 0.0,
         unit=unit.name,
         line=line.number,
+        unit_line=number,
         start_column=line.removed + start + 1,
         end_column=line.removed + start + len(at) + 1,
         at=at,
@@ -109,17 +109,12 @@ def merge(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def as_findings(
-    candidates: Sequence[Candidate],
-    fix_parses: Sequence[bool],
-    lines: Sequence[str],
-    path: str,
-    catalogue: Catalogue,
+    candidates: Sequence[Candidate], lines: Sequence[str], path: str, catalogue: Catalogue
 ) -> tuple[Finding, ...]:
     """The findings of a report.
 
     Args:
-        candidates: merged and sorted.
-        fix_parses: for each candidate, whether the file parses with its fix applied.
+        candidates: merged, sorted, and checked (`SyntaxWorkers.check`).
         lines: the file's lines.
         path: what the file is called in the report.
         catalogue: the rules' severities and messages.
@@ -127,10 +122,10 @@ def as_findings(
     seen: Counter[tuple[str, str, str]] = Counter()
     known = _BUILTINS.union(*(_names(line) for line in lines)) if candidates else _BUILTINS
     findings = []
-    for candidate, parses in zip(candidates, fix_parses, strict=True):
+    for candidate in candidates:
         snippet = lines[candidate.line - 1]
         key = (candidate.rule, candidate.unit, snippet.strip())
-        edit = candidate.edit if parses and _names(candidate.fix or "") <= known else None
+        edit = candidate.edit if _names(candidate.fix or "") <= known else None
         rule = catalogue[candidate.rule]
         findings.append(
             Finding(

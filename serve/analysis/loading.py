@@ -35,7 +35,15 @@ def start_engine(bundle: Bundle, prompt: Prompt, settings: Settings, requests_at
     """
     slots, most_waiting = settings.slots, settings.slots * requests_at_once
     if settings.engine == "onnx":
-        return BatchingEngine(bundle, prompt.prefix_ids, slots, most_waiting, settings.threads, settings.device)
+        return BatchingEngine(
+            bundle,
+            prompt.prefix_ids,
+            slots,
+            most_waiting,
+            settings.threads,
+            settings.device,
+            settings.kv_tokens or None,
+        )
     if settings.upstream is None:
         from serve.engine.vllm import VllmSampler
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from radon.visitors import ComplexityVisitor
 
-from bundle.units import DefinitionNode, FunctionNode
+from bundle.units import DefinitionNode, FunctionNode, definitions_in
 from serve.analysis.report import CyclomaticComplexity, FunctionComplexity, Metrics
 
 _NOT_CODE = {
@@ -27,32 +27,37 @@ def measure(source: str, tree: ast.Module) -> Metrics:
         source: normalised source.
         tree: the same source, parsed.
     """
-    functions = tuple(_functions_of(tree, ""))
+    definitions = list(_definitions_below(tree, ""))
+    functions = tuple(_complexity(name, node) for name, node in definitions if isinstance(node, FunctionNode))
     complexities = [function.complexity for function in functions]
     return Metrics(
         lines=source.count("\n") + (source[-1:] not in ("", "\n")),
         code_lines=_code_lines(source),
         functions=len(functions),
-        classes=sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)),
+        classes=len(definitions) - len(functions),
         cyclomatic_complexity=CyclomaticComplexity(
             total=sum(complexities), max=max(complexities, default=0), functions=functions
         ),
     )
 
 
-def _functions_of(owner: ast.AST, prefix: str) -> Iterator[FunctionComplexity]:
-    for node in ast.iter_child_nodes(owner):
-        if isinstance(node, FunctionNode):
-            visitor = ComplexityVisitor()
-            visitor.visit(node)
-            yield FunctionComplexity(
-                name=f"{prefix}{node.name}",
-                start_line=node.lineno,
-                end_line=node.end_lineno or node.lineno,
-                complexity=visitor.functions[0].complexity,
-            )
-        inner = f"{prefix}{node.name}." if isinstance(node, DefinitionNode) else prefix
-        yield from _functions_of(node, inner)
+def _definitions_below(owner: ast.AST, prefix: str) -> Iterator[tuple[str, DefinitionNode]]:
+    """Every function and class, however deep, by its dotted name and in the order in which they start."""
+    for node in sorted(definitions_in(owner), key=lambda node: (node.lineno, node.col_offset)):
+        name = f"{prefix}{node.name}"
+        yield name, node
+        yield from _definitions_below(node, f"{name}.")
+
+
+def _complexity(name: str, node: FunctionNode) -> FunctionComplexity:
+    visitor = ComplexityVisitor()
+    visitor.visit(node)
+    return FunctionComplexity(
+        name=name,
+        start_line=node.lineno,
+        end_line=node.end_lineno or node.lineno,
+        complexity=visitor.functions[0].complexity,
+    )
 
 
 def _code_lines(source: str) -> int:

@@ -7,20 +7,25 @@ from bundle.manifest import Bundle
 from bundle.rules import Rule
 from serve.analysis.analyzer import Analyzer
 from serve.analysis.report import ReportModel
+from serve.search.messages import SearchModel
 
 
 class BundleInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The student behind this server. `thresholds`: per rule, the confidence a finding needs to be shown."""
+    """The student behind this server, and what embeds code for its code search, where it has one.
+
+    `thresholds`: per rule, the confidence a finding needs to be shown.
+    """
 
     model: ReportModel
     language: str
     context_length: int
     rules: tuple[Rule, ...]
     thresholds: dict[str, float]
+    search: SearchModel | None
 
 
 @get("/v1/bundle", tags=["bundle"], summary="What this server serves")
-async def bundle_info(bundle: Bundle, analyzer: Analyzer) -> BundleInfo:
+async def bundle_info(bundle: Bundle, analyzer: Analyzer, search_model: SearchModel | None) -> BundleInfo:
     """The bundle's identity and its rules, as they may be named in a request."""
     return BundleInfo(
         model=analyzer.model,
@@ -28,4 +33,5 @@ async def bundle_info(bundle: Bundle, analyzer: Analyzer) -> BundleInfo:
         context_length=bundle.manifest.context_length,
         rules=bundle.catalogue.rules,
         thresholds=bundle.manifest.thresholds,
+        search=search_model,
     )

@@ -16,6 +16,7 @@ from bundle.units import UnparsableCode
 from serve.analysis.analyzer import BinaryInput, UnknownRules, UnsupportedLanguage
 from serve.analysis.writing import PromptRefused
 from serve.engine.base import DeadlineExceeded, EngineAway, EngineBusy, EngineClosed, EngineCrashed, EngineError
+from serve.search.base import IndexAway, RepeatedPath, UnknownProject
 
 TYPE_PREFIX = "urn:deepcode-analyst:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -156,6 +157,15 @@ def as_problem(error: BaseException) -> Problem:
             return Problem("binary-input", 422, "The code is not text", str(error))
         case PromptRefused() | ChatTemplateError():
             return Problem("prompt-refused", 422, "The student can not be asked this", str(error))
+        case UnknownProject():
+            return Problem("unknown-project", 404, "No such project", f"{error}; GET /v1/index lists those there are.")
+        case IndexAway():
+            _log.error("%s", error)
+            headers = {"Retry-After": str(RETRY_AFTER_DRAIN_SECONDS)}
+            detail = "What keeps this server's index can not be reached now; its log says why. Ask again later."
+            return Problem("index-away", 503, "The index can not be reached", detail, headers)
+        case RepeatedPath():
+            return Problem("repeated-path", 422, "A path is repeated", f"{error}.".capitalize())
         case HTTPException():
             return _as_http_problem(error)
         case EngineError():

@@ -23,10 +23,12 @@ from prometheus_client.registry import Collector
 from serve.analysis.cache import AnswerCache
 from serve.api.limits import Admission
 from serve.engine.base import Engine, Timeline
+from serve.search.service import CodeSearch
 
 PREFIX = "deepcode_"
 LABEL = ("model_name",)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+SEARCH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 disable_created_metrics()  # a time series for each label, which nobody asks for
@@ -56,6 +58,10 @@ class Metrics:
         self._queue = histogram("request_queue_time_seconds", "An engine request's wait for a slot.")
         self._prefill = histogram("request_prefill_time_seconds", "Computing the prompt of an engine request.")
         self._decode = histogram("request_decode_time_seconds", "Writing the answer of an engine request.")
+        self._query_embedding = histogram(
+            "search_embedding_seconds", "Embedding a search's query, the wait for its turn included.", SEARCH_SECONDS
+        )
+        self._finding = histogram("search_lookup_seconds", "Finding code once the query is embedded.", SEARCH_SECONDS)
         self._http = Counter(
             PREFIX + "http_requests",
             "HTTP requests, by route and status; 499: the client left.",
@@ -70,9 +76,16 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, engine: Engine, admission: Admission, cache: AnswerCache | None) -> None:
+    def watch(
+        self, engine: Engine, admission: Admission, cache: AnswerCache | None, search: CodeSearch | None = None
+    ) -> None:
         """Ask these whenever the metrics are scraped."""
-        self.registry.register(_Watched(self._model, engine, admission, cache))
+        self.registry.register(_Watched(self._model, engine, admission, cache, search))
+
+    def searched(self, embedding: float, finding: float) -> None:
+        """See `serve.search.service.Observer`."""
+        self._query_embedding.observe(embedding)
+        self._finding.observe(finding)
 
     def answered(self, timeline: Timeline, ended: float, tokens: int) -> None:
         """See `serve.analysis.asking.Observer`."""
@@ -97,9 +110,11 @@ class Metrics:
 class _Watched(Collector):
     """What others count, read when it is asked for."""
 
-    def __init__(self, model: str, engine: Engine, admission: Admission, cache: AnswerCache | None) -> None:
+    def __init__(
+        self, model: str, engine: Engine, admission: Admission, cache: AnswerCache | None, search: CodeSearch | None
+    ) -> None:
         self._model = model
-        self._engine, self._admission, self._cache = engine, admission, cache
+        self._engine, self._admission, self._cache, self._search = engine, admission, cache, search
 
     def collect(self) -> Iterator[Metric]:
         """Every metric anew."""
@@ -134,6 +149,8 @@ class _Watched(Collector):
             )
             yield self._counter("answer_cache_hits", "Answers and reports found in the cache.", self._cache.hits)
             yield self._gauge("answer_cache_bytes", "Memory of the answers that are kept.", self._cache.bytes)
+        if self._search is not None:
+            yield self._counter("search_embedded_units", "Units that were embedded.", self._search.embedded)
         steps = HistogramMetricFamily(PREFIX + "engine_step_seconds", "Steps of the engine.", labels=LABEL)
         buckets = [(_bound(bound), count) for bound, count in stats.step_times.buckets]
         steps.add_metric([self._model], buckets, stats.step_times.total_s)

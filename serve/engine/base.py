@@ -114,8 +114,18 @@ class TokenStream(Protocol):
     """Why the answer ended: it was complete ("stop"), or as long as it may be ("length"); None until then."""
     timeline: Timeline
     """Complete when the stream has ended, with an error too, or was left."""
+    written: int
+    """How many tokens the answer has by now, read or not."""
 
     def __aiter__(self) -> AsyncIterator[Token]: ...
+
+    async def whole(self) -> list[Token]:
+        """The tokens that were not read yet, when the answer is complete: nobody is woken for each of them.
+
+        Raises:
+            EngineError: as iterating does.
+        """
+        ...
 
 
 class StepTimes(msgspec.Struct, frozen=True):

@@ -53,7 +53,7 @@ class BatchingEngine:
 
         Raises:
             BundleError: the bundle has no ONNX export.
-            EngineUnavailable: the student can not run on that device.
+            EngineUnavailable: the student can not run on that device, or so few `kv_tokens` hold nothing.
             StudentBroken: it runs there, and computes nothing.
         """
         manifest = bundle.manifest
@@ -101,20 +101,14 @@ class BatchingEngine:
         """See `Engine.stats`."""
         with self._changed:
             waiting, waiting_batch = len(self._waiting), self._waiting.count("batch")
-        rows, counters = list(self._steps.rows.all), self._counters
-        return EngineStats(
+        rows = list(self._steps.rows.all)
+        return self._counters.stats(
             slots=self._slots,
             running=len(rows),
             waiting=waiting,
             waiting_batch=waiting_batch,
             kv_tokens=self._kv_tokens,
             kv_tokens_used=sum(row.length for row in rows),
-            prompt_tokens=counters.prompt_tokens,
-            cached_tokens=counters.cached_tokens,
-            decoded_tokens=counters.decoded_tokens,
-            forced_tokens=counters.forced_tokens,
-            finished=dict(counters.finished),
-            step_times=counters.step_times(),
         )
 
     def close(self) -> None:

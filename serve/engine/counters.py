@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from serve.engine.base import StepTimes
+from serve.engine.base import EngineStats, StepTimes
 
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -28,8 +28,26 @@ class Counters:
         self._steps[bisect_left(STEP_SECONDS, seconds)] += 1
         self._step_seconds += seconds
 
-    def step_times(self) -> StepTimes:
-        """A snapshot."""
+    def stats(
+        self, *, slots: int, running: int, waiting: int, waiting_batch: int, kv_tokens: int, kv_tokens_used: int
+    ) -> EngineStats:
+        """A snapshot, beside what the engine does now: the arguments are the gauges of `EngineStats`."""
+        return EngineStats(
+            slots=slots,
+            running=running,
+            waiting=waiting,
+            waiting_batch=waiting_batch,
+            kv_tokens=kv_tokens,
+            kv_tokens_used=kv_tokens_used,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            decoded_tokens=self.decoded_tokens,
+            forced_tokens=self.forced_tokens,
+            finished=dict(self.finished),
+            step_times=self._step_times(),
+        )
+
+    def _step_times(self) -> StepTimes:
         counts = list(self._steps)
         bounds = (*STEP_SECONDS, float("inf"))
         return StepTimes(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,18 +17,41 @@ class Answering:
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
         self.cached_tokens = 0
+        self.written = 0
         self.finish_reason: FinishReason | None = None
         self.timeline = Timeline(submitted=time.monotonic())
         self.loop = asyncio.get_running_loop()
         self.left = False
-        self._arrived: asyncio.Queue[Item] = asyncio.Queue()
+        self.streamed = True
+        """Tokens are handed to the reader as they come, not with the end."""
+        self._arrived: deque[Token] = deque()
+        self._outcome: FinishReason | EngineError | None = None
+        self._changed = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[Token]:
-        while not isinstance(item := await self._arrived.get(), str):
-            if isinstance(item, EngineError):
-                raise item
-            yield item
-        self.finish_reason = item
+        while (outcome := self._outcome) is None or self._arrived:
+            while self._arrived:
+                yield self._arrived.popleft()
+            if self._outcome is None:
+                await self._next_arrival()
+        self._finish(outcome)
+
+    async def whole(self) -> list[Token]:
+        """See `TokenStream.whole`."""
+        self.streamed = False
+        while (outcome := self._outcome) is None:
+            await self._next_arrival()
+        self._finish(outcome)
+        return list(self._arrived)
+
+    async def _next_arrival(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _finish(self, outcome: FinishReason | EngineError) -> None:
+        if isinstance(outcome, EngineError):
+            raise outcome
+        self.finish_reason = outcome
 
     def is_late(self, now: float) -> bool:
         """Its deadline has come."""
@@ -45,23 +69,35 @@ class Answering:
     def deliver(self, items: Sequence[Item]) -> None:
         """Hand items to the reader; runs on its loop."""
         for item in items:
-            self._arrived.put_nowait(item)
+            if isinstance(item, Token):
+                self._arrived.append(item)
+            elif self._outcome is None:
+                self._outcome = item
+        self._changed.set()
 
 
 @dataclass
 class Outbox:
-    """What one step has to say, delivered with one wake-up per loop."""
+    """What steps have to say, delivered with one wake-up per loop; tokens that nobody reads one by one with the end."""
 
     items: dict[Answering, list[Item]] = field(default_factory=dict)
 
     def add(self, answering: Answering, *items: Item) -> None:
+        """Say something to one reader."""
+        answering.written += sum(isinstance(item, Token) for item in items)
         self.items.setdefault(answering, []).extend(items)
 
     def flush(self) -> None:
+        """Deliver what is due."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Answering, list[Item]]]] = {}
+        kept: dict[Answering, list[Item]] = {}
         for answering, items in self.items.items():
-            by_loop.setdefault(answering.loop, []).append((answering, items))
-        self.items = {}
+            if not answering.streamed and isinstance(items[-1], Token):
+                if not answering.left:
+                    kept[answering] = items
+            else:
+                by_loop.setdefault(answering.loop, []).append((answering, items))
+        self.items = kept
         for loop, deliveries in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_deliver, deliveries)

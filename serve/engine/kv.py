@@ -13,6 +13,7 @@ from typing import Any
 
 import onnxruntime
 
+from serve.engine.base import EngineUnavailable
 from serve.engine.devices import array_module, is_on_cuda
 
 ROW_STEP = 256
@@ -36,7 +37,7 @@ class KvCache:
             context: the most tokens one row can hold.
 
         Raises:
-            ValueError: `tokens` are less than the shortest row.
+            EngineUnavailable: `tokens` are less than the shortest row.
         """
         self._xp: ModuleType = array_module(session)
         self._device = "cuda" if is_on_cuda(session) else "cpu"
@@ -48,7 +49,10 @@ class KvCache:
         self.tokens = tokens
         self._prefix: Mapping[str, Any] = {}
         if tokens < self.row_size(1):
-            raise ValueError(f"a KV cache of {tokens} tokens holds no row; give it {self.row_size(1)} or more")
+            raise EngineUnavailable(
+                f"a KV cache of {tokens} tokens holds no row: set --kv-tokens to {self.row_size(1)} or more, or to 0 "
+                "for a whole context for each slot"
+            )
         self.capacity = self.row_size(1)
         self._arrays = self._allocate(self.capacity)
 

@@ -39,7 +39,7 @@ class OnnxStudent:
             device: where it runs.
 
         Raises:
-            EngineUnavailable: it can not run there.
+            EngineUnavailable: it can not run there, or so few `kv_tokens` hold nothing.
         """
         self._session = open_session(folder / "model.onnx", device, threads)
         self.kv = KvCache(self._session, shape.kv_heads, shape.head_dim, slots, kv_tokens, context)

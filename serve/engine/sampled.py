@@ -107,20 +107,13 @@ class SampledEngine:
         requests, where the sampler may share some and keep more."""
         with self._lock:
             waiting, waiting_batch = len(self._waiting), self._waiting.count("batch")
-        counters = self._counters
-        return EngineStats(
+        return self._counters.stats(
             slots=self._slots,
             running=len(self._running),
             waiting=waiting,
             waiting_batch=waiting_batch,
             kv_tokens=self._sampler.kv_tokens,
             kv_tokens_used=sum(list(self._lengths.values())),
-            prompt_tokens=counters.prompt_tokens,
-            cached_tokens=counters.cached_tokens,
-            decoded_tokens=counters.decoded_tokens,
-            forced_tokens=counters.forced_tokens,
-            finished=dict(counters.finished),
-            step_times=counters.step_times(),
         )
 
     def close(self) -> None:

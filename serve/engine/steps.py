@@ -62,10 +62,12 @@ class Steps:
         """Give a request a row; one that can not be answered ends here."""
         try:
             row, reason = self._writer.open(answering)
-            if not self._student.kv.holds([row.reserved]):
+            kv = self._student.kv
+            if not kv.holds([row.reserved]):
                 raise EngineError(
-                    f"prompt and answer may come to {row.reserved} tokens, and the KV cache holds "
-                    f"{self._student.kv.tokens}; ask for fewer tokens, or give the engine more"
+                    f"prompt and answer may come to {row.reserved} tokens, which is a row of "
+                    f"{kv.row_size(row.reserved)}, and the KV cache holds {kv.tokens}: raise --kv-tokens, or ask for a "
+                    "shorter answer"
                 )
         except Exception as error:
             self._fail(answering, error)

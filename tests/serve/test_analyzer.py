@@ -15,10 +15,13 @@ from bundle import units
 from bundle.manifest import BundleError, open_bundle
 from bundle.prompt import Prompt
 from bundle.units import UnparsableCode, cut_units
+from serve.analysis import asking
 from serve.analysis.analyzer import AnalysisRequest, Analyzer, BinaryInput, UnknownRules, UnsupportedLanguage
+from serve.analysis.loading import load_prompt, start_engine
 from serve.analysis.local import LocalAnalyzer
 from serve.analysis.report import Report
 from serve.engine.base import GenerationRequest, Token
+from serve.settings import Settings
 
 FUNCTION = "def f(a):\n    return a[1]\n"
 
@@ -135,22 +138,54 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         LocalAnalyzer(tmp_path)
 
 
+async def test_the_kv_cache_is_bounded_and_what_never_fits_it_is_skipped_with_what_to_do(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of 256 tokens fit: the short functions run side by side, the long one fits no longer row."""
+    monkeypatch.setattr(asking, "LONGEST_ANSWER_TOKENS", 60)
+    long = "def long(a):\n" + "".join(f"    a[{n}] = a[{n + 1}]\n" for n in range(60))
+    short = "".join(f"\n\ndef f{n}(a):\n    return a[{n}]\n" for n in range(6))
+    bundle = open_bundle(tiny_bundle)
+    prompt = load_prompt(bundle)
+    (prompt_ids,) = (prompt.encode(unit) for unit in cut_units(long))
+    assert 512 < len(prompt_ids) + 60 < bundle.manifest.context_length
+    reports = []
+    for kv_tokens in (512, 0):
+        engine = start_engine(bundle, prompt, Settings(bundle=tiny_bundle, slots=4, kv_tokens=kv_tokens), 1)
+        try:
+            analyzer = Analyzer(bundle, prompt, engine, units_at_once=4)
+            prepared = await analyzer.prepare(AnalysisRequest(code=long + short, min_confidence=0))
+            reports.append(await analyzer.analyze(prepared))
+            assert engine.stats().kv_tokens == (kv_tokens or 4 * bundle.manifest.context_length)
+        finally:
+            engine.close()
+    bounded, whole = reports
+    never_fits = [skipped for skipped in bounded.skipped if "raise --kv-tokens" in skipped.reason]
+    assert [skipped.name for skipped in never_fits] == ["long"]
+    assert not any("--kv-tokens" in skipped.reason for skipped in whole.skipped)
+    of_short = [finding for finding in whole.findings if finding.start_line > long.count("\n")]
+    assert list(bounded.findings) == of_short
+
+
 class OneAnswer:
     """An engine whose student is right about `FUNCTION`, and half sure of it."""
 
     name = "onnx"
     quantization = "int4"
     cached_tokens = 0
+    written = 3
     finish_reason = "stop"
 
     @asynccontextmanager
     async def submit(self, request: GenerationRequest) -> AsyncIterator["OneAnswer"]:
         yield self
 
-    async def __aiter__(self) -> AsyncIterator[Token]:
-        yield Token(0, b'{"findings":[', 0.0, True)
-        yield Token(1, b'{"rule":"off-by-one","line":2,', math.log(0.5), False)
-        yield Token(2, b'"at":"1","fix":"0"}],"summary":""}', 0.0, False)
+    async def whole(self) -> list[Token]:
+        return [
+            Token(0, b'{"findings":[', 0.0, True),
+            Token(1, b'{"rule":"off-by-one","line":2,', math.log(0.5), False),
+            Token(2, b'"at":"1","fix":"0"}],"summary":""}', 0.0, False),
+        ]
 
 
 @pytest.mark.parametrize(

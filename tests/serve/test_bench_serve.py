@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from bench.serve import _write_tables
+from bench import engine, overhead
+from bench.docs import write_figures
 from bench.serving.asking import complete, connections, under_load
 from bench.serving.measure import Measured, measure
 from bench.serving.models import Model
@@ -19,6 +20,7 @@ from bench.serving.peers.ours import OurCompletions, Ours
 from bench.serving.results import markdown, plot
 from bench.serving.servers.completions import Asked, SteppedEngine, Written, serve
 from bench.serving.workload import Project, Question, Workload
+from bundle.manifest import open_bundle
 from tests.support.server_process import free_port
 
 FUNCTION = "def f{n}(a, b=[]):\n    if a == None:\n        return b[{n}]\n    return a"
@@ -149,14 +151,38 @@ def test_absent_peers_are_named_with_how_to_install_them(tmp_path: Path) -> None
     assert (tmp_path / "plot.svg").read_text().rstrip().endswith("</svg>")
 
 
+def test_the_api_is_measured_beside_the_engine(tiny_bundle: Path) -> None:
+    codes = [FUNCTION.format(n=n) + "\n\n\n" + FUNCTION.format(n=n + 100) for n in range(4)]
+    measured = overhead.measure(tiny_bundle, codes, clients=2)
+    assert measured.units == 8
+    assert measured.seconds > 0
+    spent = measured.spent
+    assert spent.engine > 0 and spent.loop > 0 and spent.workers >= 0
+    assert spent.overhead == (spent.loop + spent.threads + spent.workers) / spent.engine
+
+
+def test_every_lever_of_the_engine_is_let_go_and_taken_back(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    kept = [getattr(*lever.constant[:2]) for lever in engine.LEVERS.values() if lever.constant]
+    requests = engine.unit_requests(bundle, Path(engine.__file__).parent, 2)
+    speeds = engine.compare(bundle, requests, [2], threads=1)
+    assert speeds.keys() == engine.LEVERS.keys()
+    assert [getattr(*lever.constant[:2]) for lever in engine.LEVERS.values() if lever.constant] == kept
+    text = engine.as_markdown(speeds, [2])
+    for name, lever in engine.LEVERS.items():
+        assert f"| {name} | {lever.predicted} |" in text
+
+
 def test_the_docs_keep_what_stands_around_the_figures(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
-    _write_tables(file, "first")
-    file.write_text(f"before\n\n{file.read_text()}\nafter\n")
-    _write_tables(file, "second")
+    write_figures(file, "one", "first")
+    file.write_text(f"before\n\n{file.read_text()}\nbetween\n")
+    write_figures(file, "other", "of another command")
+    write_figures(file, "one", "second")
     text = file.read_text()
-    assert text.startswith("before") and text.endswith("after\n")
-    assert "second" in text and "first" not in text
+    places = [text.index(part) for part in ("before", "second", "between", "of another command")]
+    assert places == sorted(places)
+    assert "first" not in text
 
 
 def test_peers_differ_in_name_and_say_how_they_are_installed() -> None:

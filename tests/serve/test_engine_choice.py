@@ -53,12 +53,20 @@ def test_without_vllm_the_command_says_what_to_install(tiny_bundle: Path, bundle
         ({"engine": "vllm", "upstream": "vllm:8000"}, "http://vllm:8000/v1"),
         ({"engine": "llama"}, "--engine='llama'"),
         ({"tensor_parallel": "0"}, "--tensor-parallel='0'"),
+        ({"kv_tokens": "-1"}, "--kv-tokens='-1'"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(flags: dict[str, str], why: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({"bundle": "here"} | flags, {})
     assert why in str(refused.value)
+
+
+def test_a_kv_cache_too_small_for_any_row_is_refused_at_the_start(tiny_bundle: Path) -> None:
+    done = subprocess.run(serve_command(str(tiny_bundle), "--kv-tokens", "100"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "set --kv-tokens to 256 or more" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_answers_are_kept_apart_for_each_engine(bundle: Bundle) -> None:

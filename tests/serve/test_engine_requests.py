@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from bundle.manifest import Bundle
-from serve.engine.base import DeadlineExceeded, EngineBusy, EngineError, GenerationRequest
+from serve.engine.base import DeadlineExceeded, EngineBusy, EngineError, GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
-from tests.serve.conftest import complete, random_ids, unit_requests
+from tests.serve.conftest import complete, random_ids, unit_requests, wait_until
 
 StartEngine = Callable[..., BatchingEngine]
 
@@ -79,6 +79,40 @@ async def test_an_answer_ends_with_the_bytes_it_goes_on_until(bundle: Bundle, st
         assert stream.finish_reason == "stop"
     assert await complete(engine, msgspec.structs.replace(request, until=b"\0 never")) == whole
     assert len(await complete(engine, msgspec.structs.replace(request, until=text[-3:], max_tokens=4))) == 4
+
+
+async def test_an_answer_may_be_read_whole(bundle: Bundle, start_engine: StartEngine) -> None:
+    """The same tokens as one by one, also when some of them were read before; and errors where there are no more."""
+    engine = start_engine(bundle)
+    requests = unit_requests(bundle, 5)
+    streamed = [await complete(engine, request) for request in requests]
+
+    async def whole(place: int) -> list[Token]:
+        async with engine.submit(requests[place]) as stream:
+            tokens = aiter(stream)
+            read = [await anext(tokens) for _ in range(place)]
+            rest = await stream.whole()
+        assert stream.finish_reason is not None
+        assert stream.written == len(streamed[place])
+        return [*read, *rest]
+
+    assert await asyncio.gather(*map(whole, range(len(requests)))) == streamed
+    late = msgspec.structs.replace(requests[0], deadline=time.monotonic())
+    async with engine.submit(late) as stream:
+        with pytest.raises(DeadlineExceeded):
+            await stream.whole()
+
+
+async def test_who_leaves_an_answer_unread_knows_how_much_was_written(
+    bundle: Bundle, start_engine: StartEngine
+) -> None:
+    engine = start_engine(bundle)
+    async with engine.submit(GenerationRequest(random_ids(1, 20), constrained=False)) as stream:
+        reading = asyncio.create_task(stream.whole())
+        await asyncio.to_thread(wait_until, lambda: stream.written > 0)
+        reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert await complete(engine, unit_requests(bundle, 1)[0]), "others are answered as ever"
 
 
 async def test_free_text_goes_on_until_the_context_is_full(bundle: Bundle, start_engine: StartEngine) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle.manifest import Bundle
-from serve.engine.base import GenerationRequest
+from serve.engine.base import EngineUnavailable, GenerationRequest
 from serve.engine.delivery import Answering
 from serve.engine.devices import open_session
 from serve.engine.kv import ROW_STEP, KvCache
@@ -96,7 +96,7 @@ def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session
     assert kv.holds([100, 600])
     assert not kv.holds([100, 600, 600]), "three rows of 768"
     assert kv.holds([2000])
-    with pytest.raises(ValueError, match="holds no row"):
+    with pytest.raises(EngineUnavailable, match="holds no row: set --kv-tokens to 256 or more"):
         KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=255, context=2000)
 
 

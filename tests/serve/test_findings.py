@@ -33,10 +33,7 @@ async def findings_of(*said: AnswerFinding, confidences: tuple[float, ...] | Non
     """The report's findings when the student says this about `Shelf.first`."""
     answer = Answer(findings=said, summary="")
     candidates = merge(locate(method(), answer, confidences or (0.9,) * len(said), CATALOGUE))
-    edits = [candidate.edit for candidate in candidates if candidate.edit is not None]
-    verdicts = iter(await SyntaxWorkers().parses_after(LINES, edits))
-    parses = [candidate.fix is not None and next(verdicts) for candidate in candidates]
-    return as_findings(candidates, parses, LINES, "shelf.py", CATALOGUE)
+    return as_findings(await SyntaxWorkers().check(method(), candidates, LINES), LINES, "shelf.py", CATALOGUE)
 
 
 async def test_unit_lines_become_lines_and_columns_of_the_file() -> None:
@@ -136,7 +133,7 @@ async def test_fingerprints_survive_moved_lines_and_tell_repetitions_apart() -> 
         units = cut_units(source)
         answer = Answer((said, AnswerFinding("off-by-one", 3, "a[1]", "a[0]")), "")
         candidates = merge(locate(units[0], answer, [0.9, 0.9], CATALOGUE))
-        found = as_findings(candidates, [False, False], source.split("\n"), "f.py", CATALOGUE)
+        found = as_findings(candidates, source.split("\n"), "f.py", CATALOGUE)
         return [finding.fingerprint for finding in found]
 
     before = fingerprints("def f(a):\n    a[1]\n    a[1]\n")

@@ -3,12 +3,17 @@
 import ast
 import inspect
 
+import psutil
 import pytest
 
+from bundle.answer import Answer, AnswerFinding
+from bundle.rules import load_catalogue
 from bundle.units import UnparsableCode
 from serve.analysis import syntax
-from serve.analysis.syntax import SyntaxWorkers
+from serve.analysis.findings import locate
+from serve.analysis.syntax import WORKERS, SyntaxWorkers
 
+SHORT = "def f(a):\n    return a[1]\n"
 HOSTILE = {
     "unary operators": ("-" * 100_000 + "1", "nested too deeply"),
     "attributes": ("a" + ".b" * 100_000, "nested too deeply"),
@@ -37,6 +42,24 @@ async def test_code_that_takes_too_long_is_unparsable(monkeypatch: pytest.Monkey
         await workers.cut("x = [1, 2, 3]\n" * 200_000)
     monkeypatch.undo()
     assert (await workers.cut("x = 1\n")).metrics.code_lines == 1
+
+
+async def test_findings_that_can_not_be_checked_in_time_have_no_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = SyntaxWorkers()
+    await workers.start()
+    (unit,) = (await workers.cut(SHORT)).units
+    (sure,) = locate(unit, Answer((AnswerFinding("off-by-one", 2, "1", "0"),), ""), [0.9], load_catalogue())
+    assert await workers.check(unit, [sure], SHORT.split("\n")) == [sure]
+    endless = [*SHORT.split("\n"), *["x = [1, 2, 3]"] * 200_000]
+    monkeypatch.setattr(syntax, "PARSE_SECONDS", 0.05)
+    (unchecked,) = await workers.check(unit, [sure], endless)
+    assert (unchecked.confidence, unchecked.fix) == (0.0, None)
+
+
+async def test_every_worker_is_started_before_the_first_file() -> None:
+    before = set(psutil.Process().children())
+    await SyntaxWorkers().start()
+    assert len(set(psutil.Process().children()) - before) == WORKERS
 
 
 async def test_an_error_names_line_and_column() -> None:

@@ -225,7 +225,7 @@ def upstream_url(float_bundle: Bundle, small_vllm: None, tmp_path_factory: pytes
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", float_bundle.manifest.name]
     command += ["--max-model-len", str(float_bundle.manifest.context_length), "--dtype", "float32", "--enforce-eager"]
     command += ["--enable-prompt-tokens-details", "--max-num-seqs", str(SLOTS)]
-    command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
     log = (tmp_path_factory.mktemp("upstream") / "log").open("w+b")
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -13,10 +13,10 @@ COMMANDS = Path(sys.executable).parent
 
 
 @contextmanager
-def serving(bundle: Path) -> Iterator[str]:
+def serving(bundle: Path, *flags: str | Path) -> Iterator[str]:
     """The URL of a server that is ready; it is stopped at the end."""
     port = free_port()
-    command = [COMMANDS / "deepcode-serve", bundle, "--port", str(port), "--threads", "1"]
+    command = [COMMANDS / "deepcode-serve", bundle, "--port", str(port), "--threads", "1", *flags]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         _wait_until_ready(port, process)

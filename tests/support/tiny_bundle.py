@@ -20,23 +20,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from bundle.answer import BETWEEN_FINDINGS, CLOSING, CLOSING_FINDINGS, OPENING
 from bundle.rules import load_catalogue
 from compress.assemble import write_bundle
-from compress.evaluate import Confidence, Evaluation
+from compress.evaluate import unmeasured
 from compress.export.onnx import export_onnx
 from compress.recipe import Data, Onnx, Recipe, Teacher
 
 CONTEXT_LENGTH = 1024
-UNMEASURED = Evaluation(
-    name="tiny",
-    units={},
-    rows=[],
-    baselines=[],
-    confidence=Confidence(knots={}, validation_findings=0, test_findings=0, error_raw=None, error_calibrated=None),
-    thresholds={},
-    retention={},
-    gate={},
-    gate_passed=True,
-    failures=[],
-)
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -90,5 +78,5 @@ def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Literal["int4", 
         no_report.mkdir()
         recipe = Recipe(name="tiny", data=Data(corpus=("stdlib",)), teacher=Teacher(model=str(checkpoint)))
         exports = {"onnx": (export, precision)}
-        write_bundle(recipe, load_catalogue(), checkpoint, exports, UNMEASURED, no_report, {}, folder)
+        write_bundle(recipe, load_catalogue(), checkpoint, exports, unmeasured(recipe.name), no_report, {}, folder)
     return folder

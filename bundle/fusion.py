@@ -1,0 +1,34 @@
+"""Several rankings of the same things made one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_CONSTANT = 60.0
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[ArrayLike], weights: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Items by the sum of weight / (60 + rank) over the rankings they are in, ranks from 1; the best first.
+
+    Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): it compares places and no scores, so the
+    rankings' scores need nothing in common. Of equal sums the lower number is first.
+
+    Args:
+        rankings: items, as numbers from 0, each ranking the best first; one may lack items that another has.
+        weights: one for each ranking, at least 0.
+
+    Returns:
+        items int64 [N], all that any ranking has, and their scores float64 [N].
+    """
+    ranked = [np.asarray(ranking, np.int64) for ranking in rankings]
+    parts = [
+        weight / (_CONSTANT + np.arange(1, len(ranking) + 1)) for ranking, weight in zip(ranked, weights, strict=True)
+    ]
+    distinct, places = np.unique(np.concatenate(ranked), return_inverse=True)
+    scores = np.zeros(len(distinct))
+    np.add.at(scores, places, np.concatenate(parts))
+    order = np.argsort(-scores, kind="stable")
+    return distinct[order], scores[order]
