@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from compress.code_search.recipe import SearchRecipe
 from compress.console import make_console, quiet_libraries
 from compress.errors import GateError, RecipeError, StageError
-from compress.recipe_file import load_recipe
+from compress.recipe_file import load_any_recipe, load_recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="default: runs/<recipe's name>/evaluate-<model's name>")
     _add_overrides(evaluate)
     evaluate.set_defaults(command=_evaluate)
+    pack = commands.add_parser("pack", help="make one file of a bundle, with its checksum and signature, to release it")
+    pack.add_argument("bundle", type=Path)
+    pack.add_argument("--out", type=Path, default=Path("dist"), help="the folder to write to (default: dist)")
+    pack.add_argument("--key", type=Path, help="a minisign secret key to sign with (default: no new signature)")
+    pack.set_defaults(command=_pack)
+    new_key = commands.add_parser("new-key", help="make a minisign key to sign bundles with, without a password")
+    new_key.add_argument("file", type=Path, help="for the secret key; the public one is written to FILE.pub")
+    new_key.set_defaults(command=_new_key)
     return parser
 
 
@@ -79,12 +88,21 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_any_recipe(options.recipe, options.overrides)
+    folder = options.out or Path("runs") / recipe.name
+    # torch takes seconds to import; a wrong recipe should not
+    if isinstance(recipe, SearchRecipe):
+        with console.status("loading"):
+            quiet_libraries()
+            from compress.code_search.pipeline import run_search_recipe
+
+        run_search_recipe(recipe, folder, console, options.rerun_from)
+        return 0
     with console.status("loading"):
         quiet_libraries()
-        from compress.pipeline import run_recipe  # torch takes seconds to import; a wrong recipe should not
+        from compress.pipeline import run_recipe
 
-    run_recipe(recipe, options.out or Path("runs") / recipe.name, console, options.rerun_from)
+    run_recipe(recipe, folder, console, options.rerun_from)
     return 0
 
 
@@ -124,6 +142,20 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 
     name = Path(options.model).name
     evaluate_checkpoint(options.model, recipe, options.out or Path("runs") / recipe.name / f"evaluate-{name}", console)
+    return 0
+
+
+def _pack(options: argparse.Namespace, console: Console) -> int:
+    from compress.packing import pack
+
+    console.print(pack(options.bundle, options.out, options.key), soft_wrap=True)
+    return 0
+
+
+def _new_key(options: argparse.Namespace, console: Console) -> int:
+    from compress.packing import make_key
+
+    console.print(make_key(options.file), soft_wrap=True)
     return 0
 
 

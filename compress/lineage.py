@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from compress.recipe import Recipe
+from compress.recipe import Section
 
 
-def as_told(recipe: Recipe) -> dict[str, Any]:
+def as_told(recipe: Section) -> dict[str, Any]:
     """The recipe as bundles and reports hold it: a bundle travels, so a path says nothing of the machine it was on.
 
     A path below the working folder is told from there on, any other by its last part.

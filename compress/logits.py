@@ -28,6 +28,7 @@ from compress import ranks
 from compress.data.batches import TokenBudgetBatches, collate
 from compress.data.tokens import TokenDataset
 from compress.errors import StageError
+from compress.label_cache import claim, write_array
 from compress.losses import predicting_positions
 from compress.recipe import Distill, Ramp
 
@@ -59,10 +60,6 @@ class SoftLabelKey(msgspec.Struct, frozen=True):
                 ("logsumexp", np.float32, (len(self.temperatures),)),
             ]
         )
-
-
-class StaleSoftLabels(StageError):
-    """The cache on disk was made from other examples, another teacher or another temperature."""
 
 
 def soft_label_key(dataset: TokenDataset, teacher_folder: Path, distill: Distill, vocab_size: int) -> SoftLabelKey:
@@ -132,9 +129,9 @@ def write_soft_labels(
         StageError: the disk has no room for them.
     """
     if ranks.number() == 0:
-        _claim(folder, key)
+        claim(folder, key, "logits")
         require_room(folder, dataset, key)
-        _write_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(_positions(dataset))]))
+        write_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(_positions(dataset))]))
     ranks.meet()
     teacher.eval()
     starts = range(0, len(dataset), _EXAMPLES_PER_SHARD)
@@ -144,7 +141,7 @@ def write_soft_labels(
             if not _shard(folder, start).is_file():
                 indices = range(start, min(start + _EXAMPLES_PER_SHARD, len(dataset)))
                 rows = _label_shard(teacher, dataset, indices, key, pad_token_id, tokens_per_batch)
-                _write_array(_shard(folder, start), rows)
+                write_array(_shard(folder, start), rows)
     ranks.meet()
 
 
@@ -155,33 +152,6 @@ def _shard(folder: Path, start: int) -> Path:
 def _positions(dataset: TokenDataset) -> np.ndarray:
     """How many positions of each example predict an answer token."""
     return np.array([len(row.ids) - row.answer_start for row in dataset.rows], dtype=np.int64)
-
-
-def _write_array(file: Path, array: np.ndarray) -> None:
-    staged = file.with_suffix(".tmp")
-    with staged.open("wb") as handle:
-        np.save(handle, array)
-    staged.replace(file)
-
-
-def _claim(folder: Path, key: SoftLabelKey) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    held = folder / "key.json"
-    again = "delete the folder or run with --from logits"
-    if held.is_file():
-        try:
-            found = msgspec.json.decode(held.read_bytes(), type=SoftLabelKey)
-        except msgspec.DecodeError as error:
-            raise StaleSoftLabels(f"{folder} holds soft labels of another version; {again}") from error
-        if found != key:
-            different = [name for name in key.__struct_fields__ if getattr(found, name) != getattr(key, name)]
-            raise StaleSoftLabels(f"{folder} holds soft labels made with another {', '.join(different)}; {again}")
-    elif any(folder.glob("shard-*")):
-        raise StaleSoftLabels(f"{folder} holds soft labels without a key; delete the folder")
-    else:
-        staged = held.with_suffix(".tmp")
-        staged.write_bytes(msgspec.json.encode(key))
-        staged.replace(held)
 
 
 def _label_shard(
@@ -262,7 +232,7 @@ class SoftLabels:
         Raises:
             StaleSoftLabels: the folder's key is not `key`.
         """
-        _claim(folder, key)
+        claim(folder, key, "logits")
         self.folder, self.key = folder, key
         self._offsets = np.load(folder / "offsets.npy")
         self._shards: dict[int, np.ndarray] = {}

@@ -11,8 +11,8 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a recipe: unknown keys are errors."""
 
 
-class Data(Section, frozen=True):
-    """Which code, and how it becomes examples."""
+class Corpus(Section, frozen=True):
+    """Which code, and which of it is trained on."""
 
     # `stdlib`, folders, installed packages, or `pypi:name==version` (fetched by pip, never run)
     corpus: list[str]
@@ -20,6 +20,11 @@ class Data(Section, frozen=True):
     test_fraction: float = 0.15  # of projects
     validation_fraction: float = 0.05
     split_seed: int = 11  # teacher and student must agree on it, so it is apart from the run's seed
+
+
+class Data(Corpus, frozen=True):
+    """The corpus of an analysis recipe, and how it becomes examples."""
+
     planted_share: float = 0.6  # of training units that offer a place; clean code stays the majority
     draws: int = 1  # how often each training unit is drawn, each time natural or with another defect
     max_units: int | None = None
@@ -132,6 +137,17 @@ class Ramp(Section, frozen=True):
     type: Literal["linear", "cosine"] = "linear"
 
 
+def require_alpha(alpha: float, schedule: Ramp | list[float] | None) -> None:
+    """
+    Raises:
+        ValueError: the weight of the labels is not between 0 and 1 everywhere, or its schedule has no value.
+    """
+    if any(not 0.0 <= value <= 1.0 for value in [alpha, *_values(schedule)]):
+        raise ValueError("alpha is the weight of what the labels say and lies between 0 and 1")
+    if schedule == []:
+        raise ValueError("alpha_schedule needs at least one value")
+
+
 class HiddenLoss(Section, frozen=True):
     """Hidden states of the student's layers against the teacher's."""
 
@@ -214,16 +230,11 @@ class Distill(Section, frozen=True):
     baseline: bool = True  # also train the same student without a teacher, to know what distilling is worth
 
     def __post_init__(self) -> None:
-        if any(not 0.0 <= alpha <= 1.0 for alpha in [self.alpha, *_values(self.alpha_schedule)]):
-            raise ValueError("alpha is the weight of CE and lies between 0 and 1")
+        require_alpha(self.alpha, self.alpha_schedule)
         if any(temperature <= 0 for temperature in [self.temperature, *_values(self.temperature_schedule)]):
             raise ValueError("temperature must be above 0")
-        for name, schedule in (
-            ("alpha_schedule", self.alpha_schedule),
-            ("temperature_schedule", self.temperature_schedule),
-        ):
-            if schedule == []:
-                raise ValueError(f"{name} needs at least one value")
+        if self.temperature_schedule == []:
+            raise ValueError("temperature_schedule needs at least one value")
         if not 0.0 < self.beta < 1.0:
             raise ValueError("beta lies between 0 and 1; for its ends take the objective forward_kl or reverse_kl")
         if self.top_k < 1 or self.samples < 1:
@@ -320,6 +331,7 @@ class Evaluate(Section, frozen=True):
 class Recipe(Section, frozen=True, kw_only=True):
     """Everything a run depends on. Without `student` the run ends with the teacher and its scores."""
 
+    task: Literal["analysis"] = "analysis"
     name: str
     seed: int = 7
     data: Data

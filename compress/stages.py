@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,16 @@ class StageRecord(msgspec.Struct, frozen=True):
 class Run:
     """One run folder. Each stage has a folder of its own in it, named after the stage."""
 
-    def __init__(self, folder: Path, console: Console, rerun_from: str | None = None) -> None:
-        if rerun_from is not None and rerun_from not in STAGES:
-            raise RecipeError(f"--from {rerun_from}: no such stage; the stages are {', '.join(STAGES)}")
+    def __init__(
+        self, folder: Path, console: Console, rerun_from: str | None = None, stages: Sequence[str] = STAGES
+    ) -> None:
+        if rerun_from is not None and rerun_from not in stages:
+            raise RecipeError(f"--from {rerun_from}: no such stage; the stages are {', '.join(stages)}")
         self.folder, self.console = folder, console
         self.keys: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
         # Forgotten at once, so that a rerun that is cut off leaves no later stage that still counts as done.
-        for name in STAGES[STAGES.index(rerun_from) :] if rerun_from and ranks.number() == 0 else ():
+        for name in stages[stages.index(rerun_from) :] if rerun_from and ranks.number() == 0 else ():
             self._forget(name)
 
     def stage(

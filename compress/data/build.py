@@ -5,6 +5,7 @@ import random
 import tokenize
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from rich.progress import Progress
@@ -22,8 +23,9 @@ from compress.data.examples import (
 )
 from compress.data.hygiene import hygiene_labels
 from compress.errors import RecipeError
-from compress.recipe import Data
+from compress.recipe import Corpus, Data
 
+Item = TypeVar("Item")
 SPLITS = ("train", "validation", "test")
 
 
@@ -39,7 +41,7 @@ class DataSummary(msgspec.Struct, frozen=True):
     findings: dict[str, dict[str, int]]
 
 
-def split_in(data: Data, project: str) -> str:
+def split_in(data: Corpus, project: str) -> str:
     """Which split of a recipe's corpus a project belongs to."""
     return split_of(project, data.split_seed, data.holdout, data.test_fraction, data.validation_fraction)
 
@@ -120,31 +122,43 @@ def _distinct_units(data: Data, sources: list[SourceFile]) -> tuple[list[tuple[S
     unreadable = duplicates = 0
     with Progress(transient=True) as progress:
         for source in progress.track(sources, description="units"):
-            try:
-                with tokenize.open(source.file) as file:
-                    found = cut_units(file.read())
-            except (UnparsableCode, SyntaxError, UnicodeError, LookupError):  # the last three: its coding cookie
-                unreadable += 1
-                continue
-            for unit in found:
-                if len(unit.lines) > data.max_lines or max(len(line.text) for line in unit.lines) > 200:
-                    continue
-                key = hashlib.sha256("".join(unit.code.split()).encode()).digest()
+            found = units_of(source, data.max_lines)
+            unreadable += found is None
+            for unit in found or ():
+                key = code_key(unit)
                 duplicates += key in distinct
                 distinct.setdefault(key, (source, unit))
     units = list(distinct.values())
     if data.max_units_per_project is not None:
-        units = _at_most_per_project(units, data.max_units_per_project, data.split_seed)
+        units = at_most_per_project(units, data.max_units_per_project, data.split_seed)
     if data.max_units is not None and len(units) > data.max_units:
         units = random.Random(data.split_seed).sample(units, data.max_units)
     return units, unreadable, duplicates
 
 
-def _at_most_per_project(units: list[tuple[SourceFile, Unit]], most: int, seed: int) -> list[tuple[SourceFile, Unit]]:
-    by_project: dict[str, list[tuple[SourceFile, Unit]]] = {}
-    for source, unit in units:
-        by_project.setdefault(source.project, []).append((source, unit))
-    # Each project by its own, so that which units are taken does not depend on what else is in the corpus.
+def units_of(source: SourceFile, max_lines: int) -> list[Unit] | None:
+    """The units of a useful size in a file; None when it can not be read as Python."""
+    try:
+        with tokenize.open(source.file) as file:
+            found = cut_units(file.read())
+    except (UnparsableCode, SyntaxError, UnicodeError, LookupError):  # the last three: its coding cookie
+        return None
+    return [
+        unit for unit in found if len(unit.lines) <= max_lines and max(len(line.text) for line in unit.lines) <= 200
+    ]
+
+
+def code_key(unit: Unit) -> bytes:
+    """The same for units that differ in white space alone."""
+    return hashlib.sha256("".join(unit.code.split()).encode()).digest()
+
+
+def at_most_per_project(found: list[tuple[SourceFile, Item]], most: int, seed: int) -> list[tuple[SourceFile, Item]]:
+    """Of every project so many at most, sampled."""
+    by_project: dict[str, list[tuple[SourceFile, Item]]] = {}
+    for source, item in found:
+        by_project.setdefault(source.project, []).append((source, item))
+    # Each project by its own, so that which are taken does not depend on what else is in the corpus.
     return [
         pair
         for project, owned in by_project.items()

