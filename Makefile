@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test image-test k8s-test clean
 
 demo: $(READY)
 	scripts/demo.sh $(VENV)/bin
@@ -13,6 +13,15 @@ test: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Skipped with a reason where no container engine runs and none can be started.
+image-test: $(READY)
+	$(VENV)/bin/python scripts/image_test.py
+
+# What is not there to check with (kubectl, promtool) is skipped, and listed.
+k8s-test: $(READY)
+	scripts/install_promtool.sh $(VENV)/bin
+	$(VENV)/bin/pytest -rs tests/deploy
 
 # torch first and pinned: an unpinned one brings gigabytes of CUDA packages along.
 $(READY): pyproject.toml constraints.txt

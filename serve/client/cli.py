@@ -10,9 +10,8 @@ import argparse
 import asyncio
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from enum import IntEnum
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +20,7 @@ from serve.client.baseline import UnusableBaseline, read_baseline, write_baselin
 from serve.client.changes import ChangedLines, UnknownChanges, changed_by, changed_since
 from serve.client.check import Analyzer, OptionsRefused, Outcome, RuleText, check_files
 from serve.client.comments import ignored_lines, is_ignored
+from serve.client.exits import Exit
 from serve.client.files import MissingPath, Selection, select_files, shown
 from serve.client.fixes import FixedFile, NotFixed, fix_file, replace_file
 from serve.client.options import (
@@ -33,21 +33,18 @@ from serve.client.options import (
 from serve.client.output import UnwritableOutput, ensure_writable, write_report
 from serve.client.progress import file_progress
 from serve.client.remote import RemoteAnalyzer
+from serve.client.search_commands import NoServer, index_project, search_project
+from serve.client.search_options import (
+    INDEX_COMMAND,
+    SEARCH_COMMAND,
+    build_index_parser,
+    build_search_parser,
+)
 from serve.client.text import count, print_failures, print_not_fixed
 
 
 class ServingNotInstalled(Exception):
     """This is the bare client; loading a bundle needs the packages of the `serve` extra."""
-
-
-class Exit(IntEnum):
-    """What a pipeline may rely on."""
-
-    PASSED = 0
-    FINDINGS = 1
-    USAGE = 2
-    INCOMPLETE = 3
-    INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments = sys.argv[1:] if arguments is None else arguments
-    writes_baseline = tuple(arguments[:2]) == BASELINE_COMMAND
-    parser = build_baseline_parser() if writes_baseline else build_parser()
+    parser, run, rest = _command(arguments)
     try:
-        options = parse(parser, arguments[2:] if writes_baseline else arguments)
-        return _write_baseline(options) if writes_baseline else _check(options)
+        return run(parse(parser, rest))
     except (
         MissingPath,
+        NoServer,
         ServingNotInstalled,
         OptionsRefused,
         UnknownChanges,
@@ -76,6 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python's own exit code for this is 1, which would read as findings.
         traceback.print_exc()
         return Exit.INCOMPLETE
+
+
+def _command(
+    arguments: Sequence[str],
+) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], Exit], Sequence[str]]:
+    """What is to be run, how its command line is read, and the rest of that."""
+    if tuple(arguments[:2]) == BASELINE_COMMAND:
+        return build_baseline_parser(), _write_baseline, arguments[2:]
+    if tuple(arguments[:1]) == INDEX_COMMAND:
+        return build_index_parser(), index_project, arguments[1:]
+    if tuple(arguments[:1]) == SEARCH_COMMAND:
+        return build_search_parser(), search_project, arguments[1:]
+    return build_parser(), _check, arguments
 
 
 def exit_code(outcome: Outcome, fail_on: str, fail_open: bool) -> Exit:

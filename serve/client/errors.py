@@ -65,10 +65,20 @@ class UnsupportedLanguage(Refused):
     """The bundle analyses other languages: `problem.supported`."""
 
 
+class UnknownProject(Refused):
+    """The server's code search has no project of that name."""
+
+
+class NoSearch(Refused):
+    """The server was started without a search bundle."""
+
+
 _BY_KIND: dict[str, type[Refused]] = {
     "unparsable-code": UnparsableCode,
     "unknown-rules": UnknownRules,
     "unsupported-language": UnsupportedLanguage,
+    "unknown-project": UnknownProject,
+    "no-search": NoSearch,
 }
 _KEY_STATUSES = frozenset({401, 403})
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -12,6 +13,7 @@ from serve.analysis.report import Finding, Report, ReportModel, SkippedUnit, Uni
 from serve.client.check import RuleText
 from serve.client.errors import Problem, Refused, UnexpectedAnswer, read_problem, refusal
 from serve.client.patience import TIMEOUT
+from serve.search.messages import IndexRequest, SearchRequest
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
@@ -93,6 +95,22 @@ class Server:
         """The request for what the server serves."""
         return self._request("GET", "/v1/bundle", self._headers)
 
+    def indexing(self, request: IndexRequest) -> httpx.Request:
+        """The request that takes files into a project's index and out of it."""
+        return self._request("POST", "/v1/index", self._headers | {"Content-Type": JSON}, msgspec.json.encode(request))
+
+    def project(self, method: str, project: str) -> httpx.Request:
+        """The request for a project's files (GET), or to forget it (DELETE)."""
+        return self._request(method, f"/v1/index/{quote(project, safe='')}", self._headers)
+
+    def projects(self) -> httpx.Request:
+        """The request for the projects that are indexed."""
+        return self._request("GET", "/v1/index", self._headers)
+
+    def search(self, request: SearchRequest) -> httpx.Request:
+        """The request for code that fits a question."""
+        return self._request("POST", "/v1/search", self._headers | {"Content-Type": JSON}, msgspec.json.encode(request))
+
     def _request(self, method: str, path: str, headers: dict[str, str], content: bytes | None = None) -> httpx.Request:
         url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}{path}")
         # A request that no httpx client built has no timeouts of its own.
@@ -125,6 +143,14 @@ class Server:
             UnexpectedAnswer: it is something else.
         """
         return self._decode(response.content, ServedBundle)
+
+    def answer(self, response: httpx.Response, kind: type[Body]) -> Body:
+        """A successful response, whose body was read, as what it should be.
+
+        Raises:
+            UnexpectedAnswer: it is something else.
+        """
+        return self._decode(response.content, kind)
 
     def event(self, sent: ServerSentEvent) -> Event | None:
         """What an event of a stream says; None for those that this version does not know.

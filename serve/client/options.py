@@ -76,19 +76,13 @@ def build_baseline_parser() -> argparse.ArgumentParser:
 def _add_analysis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a Python file or a folder of them")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--url", type=_url, help="ask the deepcode-serve at this address")
+    source.add_argument("--url", type=as_url, help="ask the deepcode-serve at this address")
     source.add_argument(
         "--bundle",
         type=_folder,
         help="load this bundle here instead; needs pip install 'deepcode-analyst[serve]'",
     )
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="leave out what this pattern, as in a .gitignore, matches below the current folder; may be repeated",
-    )
+    add_exclude(parser)
     parser.add_argument(
         "--min-confidence",
         type=_probability,
@@ -103,6 +97,17 @@ def _add_analysis(parser: argparse.ArgumentParser) -> None:
         help="when something was not analysed, judge by what was",
     )
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="files analysed at the same time (default: 4)")
+
+
+def add_exclude(parser: argparse.ArgumentParser) -> None:
+    """What of the paths is left out."""
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave out what this pattern, as in a .gitignore, matches below the current folder; may be repeated",
+    )
 
 
 def failing_severities(fail_on: str) -> tuple[Severity, ...]:
@@ -125,7 +130,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         parser.error(str(error))
     try:
         if options.url is None and options.bundle is None:
-            options.url = None if config.url is None else _url(config.url)
+            options.url = None if config.url is None else as_url(config.url)
             options.bundle = None if config.bundle is None else _folder(str(folder / config.bundle))
     except argparse.ArgumentTypeError as error:
         parser.error(f"[tool.deepcode-check] in {folder / 'pyproject.toml'}: {error}")
@@ -148,7 +153,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
     return options
 
 
-def _url(text: str) -> httpx.URL:
+def as_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:

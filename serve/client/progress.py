@@ -11,7 +11,7 @@ PATIENCE_S = 2.0
 
 
 @asynccontextmanager
-async def file_progress(total: int) -> AsyncIterator[Callable[[], None]]:
+async def file_progress(total: int, doing: str = "Analysing") -> AsyncIterator[Callable[[], None]]:
     """Yields a call to make after each of `total` files. A terminal shows the bar after two seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -19,7 +19,7 @@ async def file_progress(total: int) -> AsyncIterator[Callable[[], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task("Analysing", total=total)
+    task = bar.add_task(doing, total=total)
     start = asyncio.get_running_loop().call_later(PATIENCE_S, bar.start)
     try:
         yield lambda: bar.advance(task)

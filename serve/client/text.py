@@ -30,51 +30,52 @@ def print_findings(outcome: Outcome, console: Console) -> None:
     for file in outcome.checked:
         lines = file.source.split("\n")
         for finding in file.report.findings:
-            _print(console, _headline(finding))
-            _print(console, Text(f"  {_printable(finding.message)}"))
+            print_line(console, _headline(finding))
+            print_line(console, Text(f"  {printable(finding.message)}"))
             for line in _frame(finding, lines):
-                _print(console, line)
+                print_line(console, line)
             for line in _fix(finding, lines):
-                _print(console, line)
-            _print(console, Text())
+                print_line(console, line)
+            print_line(console, Text())
     for line in _skipped(outcome):
-        _print(console, line)
+        print_line(console, line)
     print_totals(outcome, console)
 
 
-def print_failures(failed: Sequence[FailedPath], console: Console) -> None:
-    """What was not analysed and why; files with one and the same reason are named together."""
+def print_failures(failed: Sequence[FailedPath], console: Console, done: str = "analysed") -> None:
+    """What was not `done` and why; files with one and the same reason are named together."""
     by_message: dict[str, list[FailedPath]] = {}
     for failure in failed:
         by_message.setdefault(failure.message, []).append(failure)
     for message, failures in by_message.items():
         names = [_place(failure) for failure in failures[:MAX_PATHS_PER_ERROR]]
         more = f" and {len(failures) - len(names)} more" if len(failures) > len(names) else ""
-        _print(console, Text.assemble(("not analysed: ", "bold red"), f"{', '.join(names)}{more}"))
-        _print(console, Text(f"  {_printable(message)}"))
+        print_line(console, Text.assemble((f"not {done}: ", "bold red"), f"{', '.join(names)}{more}"))
+        print_line(console, Text(f"  {printable(message)}"))
 
 
 def print_totals(outcome: Outcome, console: Console) -> None:
     """The last line alone."""
-    _print(console, _totals(outcome))
+    print_line(console, _totals(outcome))
 
 
 def print_not_fixed(path: str, reason: str, console: Console) -> None:
     """A file whose fixes were not applied, and why."""
-    _print(console, Text.assemble(("not fixed: ", "bold red"), f"{_printable(path)}: {_printable(reason)}"))
+    print_line(console, Text.assemble(("not fixed: ", "bold red"), f"{printable(path)}: {printable(reason)}"))
 
 
-def _print(console: Console, line: Text) -> None:
+def print_line(console: Console, line: Text) -> None:
+    """A line of any length."""
     # soft_wrap: a log keeps long lines whole, and a terminal wraps them itself.
     console.print(line, soft_wrap=True, highlight=False)
 
 
 def _headline(finding: Finding) -> Text:
-    place = f"{_printable(finding.path)}:{finding.start_line}:{finding.start_column}: "
+    place = f"{printable(finding.path)}:{finding.start_line}:{finding.start_column}: "
     return Text.assemble(
         (place, "bold"),
         (finding.severity, STYLES[finding.severity]),
-        f" {_printable(finding.rule)} ",
+        f" {printable(finding.rule)} ",
         (f"({finding.confidence:.0%} sure)", "dim"),
     )
 
@@ -84,7 +85,7 @@ def _frame(finding: Finding, lines: list[str]) -> Iterator[Text]:
     last = min(finding.end_line, finding.start_line + MAX_FRAME_LINES - 1, len(lines))
     width = len(str(last))
     for number in range(finding.start_line, last + 1):
-        line = _printable(lines[number - 1])
+        line = printable(lines[number - 1])
         indent = len(line) - len(line.lstrip())
         start = finding.start_column - 1 if number == finding.start_line else indent
         end = finding.end_column - 1 if number == finding.end_line else len(line)
@@ -103,22 +104,22 @@ def _fix(finding: Finding, lines: list[str]) -> Iterator[Text]:
     first, last = min(edit.start_line for edit in edits), max(edit.end_line for edit in edits)
     yield Text("  fix:" if finding.fix.verified else "  fix (the result was not parsed):", style="dim")
     for line in lines[first - 1 : last]:
-        yield Text(f"  - {_printable(line).expandtabs(TAB_WIDTH)}", style="red")
+        yield Text(f"  - {printable(line).expandtabs(TAB_WIDTH)}", style="red")
     for line in apply_edits(lines, edits)[first - 1 : last + added_lines(edits)]:
-        yield Text(f"  + {_printable(line).expandtabs(TAB_WIDTH)}", style="green")
+        yield Text(f"  + {printable(line).expandtabs(TAB_WIDTH)}", style="green")
 
 
 def _skipped(outcome: Outcome) -> Iterator[Text]:
     for path in outcome.skipped:
-        yield Text(f"skipped: {_printable(path.path)}: {_printable(path.reason)}", style="dim")
+        yield Text(f"skipped: {printable(path.path)}: {printable(path.reason)}", style="dim")
     for file in outcome.checked:
         yield from _skipped_units(file)
 
 
 def _skipped_units(file: CheckedFile) -> Iterator[Text]:
     for unit in file.report.skipped:
-        place = f"{_printable(file.path)}:{unit.start_line}-{unit.end_line}"
-        yield Text(f"skipped: {place} {_printable(unit.name)}: {_printable(unit.reason)}", style="dim")
+        place = f"{printable(file.path)}:{unit.start_line}-{unit.end_line}"
+        yield Text(f"skipped: {place} {printable(unit.name)}: {printable(unit.reason)}", style="dim")
 
 
 def _totals(outcome: Outcome) -> Text:
@@ -136,7 +137,7 @@ def _totals(outcome: Outcome) -> Text:
     parts += [f"{number} {HIDDEN[reason]}" for reason, number in outcome.hidden.items() if number]
     if outcome.failed:
         parts.append(f"{count(len(outcome.failed), 'file')} not analysed")
-    return Text(f"{_printable('; '.join(parts))}.")
+    return Text(f"{printable('; '.join(parts))}.")
 
 
 def count(number: int, noun: str) -> str:
@@ -145,14 +146,14 @@ def count(number: int, noun: str) -> str:
 
 
 def _place(failure: FailedPath) -> str:
-    place = _printable(failure.path)
+    place = printable(failure.path)
     for number in (failure.line, failure.column):
         if number is not None:
             place += f":{number}"
     return place
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line of a file or a server's words, unable to steer the terminal or to reorder what is read."""
     return "".join(
         character if character == "\t" or unicodedata.category(character)[0] != "C" else "\N{REPLACEMENT CHARACTER}"

@@ -1,4 +1,4 @@
-"""The image: what can be known about it without building it."""
+"""The images: what can be known about them without building them; scripts/image_test.py builds and runs one."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,20 +17,44 @@ from serve.settings import load_settings
 from tests.deploy.conftest import ROOT
 from tests.support.server_process import COMMANDS, free_port
 
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# One instruction a line, its continuations joined.
-INSTRUCTIONS = [
-    line for line in re.sub(r"\\\n\s*", "", DOCKERFILE).splitlines() if line.strip() and not line.startswith("#")
-]
+TARGETS = {"serve", "with-bundle", "serve-cuda", "vllm", "compress"}
+SERVERS = TARGETS - {"compress"}
 
 
-def instructions(name: str) -> list[str]:
-    """The arguments of every such instruction."""
-    return [line.partition(" ")[2] for line in INSTRUCTIONS if line.startswith(f"{name} ")]
+class Stage:
+    """One stage of the Dockerfile, as (instruction, arguments), one a line, continuations joined."""
+
+    def __init__(self, base: str, name: str) -> None:
+        self.base, self.name = base, name
+        self.lines: list[tuple[str, str]] = []
 
 
-def image_environment() -> dict[str, str]:
-    return dict(pair.split("=", 1) for line in instructions("ENV") for pair in line.split())
+def read_stages() -> dict[str, Stage]:
+    """Every stage by its name, in order."""
+    found: dict[str, Stage] = {}
+    stage = None
+    for line in re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text()).splitlines():
+        instruction, _, arguments = line.partition(" ")
+        if instruction == "FROM":
+            base, name = re.fullmatch(r"(\S+) AS (\S+)", arguments).groups()
+            stage = found[name] = Stage(base, name)
+        elif stage is not None and instruction.isupper():
+            stage.lines.append((instruction, arguments))
+    return found
+
+
+STAGES = read_stages()
+
+
+def instructions(target: str, name: str) -> list[str]:
+    """The arguments of every such instruction of a target and the stages it goes on from, first ones first."""
+    stage = STAGES[target]
+    inherited = instructions(stage.base, name) if stage.base in STAGES else []
+    return inherited + [arguments for instruction, arguments in stage.lines if instruction == name]
+
+
+def image_environment(target: str = "serve") -> dict[str, str]:
+    return dict(pair.split("=", 1) for line in instructions(target, "ENV") for pair in line.split())
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -38,45 +63,80 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_signals_reach_the_server_which_is_not_root() -> None:
-    assert [json.loads(line) for line in instructions("ENTRYPOINT")] == [["deepcode-serve"]]
-    assert instructions("USER") == ["10001:10001"]
+def test_the_default_is_the_server_without_weights() -> None:
+    assert list(STAGES)[-1] == "serve"
+    assert STAGES.keys() >= TARGETS
+    assert not any("/bundle" in line for line in instructions("serve", "COPY"))
 
 
-def test_the_settings_in_the_image_are_the_servers_own() -> None:
-    environment = image_environment()
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_signals_reach_a_program_that_is_not_root(target: str) -> None:
+    program = "deepcode-compress" if target == "compress" else "deepcode-serve"
+
+    assert [json.loads(line) for line in instructions(target, "ENTRYPOINT")] == [[program]]
+    assert instructions(target, "USER")[-1] == "10001:10001"
+    assert image_environment(target)["HOME"] == "/tmp", "the user has no home, and the root can not be written"
+    assert "org.opencontainers.image.version=" in " ".join(instructions(target, "LABEL"))
+
+
+@pytest.mark.parametrize("target", sorted(SERVERS))
+def test_the_settings_in_an_image_are_the_servers_own(target: str) -> None:
+    environment = image_environment(target)
     settings = load_settings({}, environment)
 
     assert (str(settings.bundle), settings.host, settings.port) == ("/bundle", "0.0.0.0", 8000)
-    assert instructions("EXPOSE") == [environment["DEEPCODE_PORT"]]
+    assert settings.engine == ("vllm" if target == "vllm" else "onnx")
+    assert settings.device == ("cuda" if target == "serve-cuda" else "auto")
+    assert instructions(target, "EXPOSE") == [environment["DEEPCODE_PORT"]]
+    assert environment["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_nothing_reports_home() -> None:
-    assert image_environment()["ORT_DISABLE_TELEMETRY"] == "1"
+def test_vllms_image_is_the_one_the_cluster_runs() -> None:
+    kustomization = yaml.safe_load((ROOT / "k8s" / "overlays" / "gpu" / "kustomization.yaml").read_text())
+    [tag] = [image["newTag"] for image in kustomization["images"] if image["name"] == "vllm/vllm-openai"]
+
+    assert f"ARG VLLM_IMAGE=vllm/vllm-openai:{tag}" in (ROOT / "Dockerfile").read_text().splitlines()
 
 
 def test_every_file_that_is_copied_is_there_and_reaches_the_builder() -> None:
-    ignored = (ROOT / ".dockerignore").read_text().split()
-    copied = [
-        source for line in instructions("COPY") if not line.startswith(("--from", "$")) for source in line.split()[:-1]
-    ]
+    reaching = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    copied = {
+        source
+        for stage in STAGES.values()
+        for instruction, arguments in stage.lines
+        if instruction == "COPY" and not arguments.startswith(("--from", "$"))
+        for source in arguments.split()[:-1]
+    }
+    [default] = [line.partition("=")[2] for line in instructions("with-bundle", "ARG") if line.startswith("BUNDLE=")]
 
-    assert {"bundle", "serve", "pyproject.toml"} <= set(copied)
-    assert [source for source in copied if not (ROOT / source).exists()] == []
-    assert set(copied).isdisjoint(ignored)
-    assert "!runs/*/bundle" in ignored, "the default of the BUNDLE argument lies there"
+    assert {"bundle", "serve", "compress", "pyproject.toml"} <= copied
+    assert [source for source in copied | {default} if not (ROOT / source).exists()] == []
+    assert copied | {default} <= reaching
+    assert "runs/*/bundle" in reaching, "what a run made"
+
+
+def test_no_layer_keeps_what_the_build_was_told_of_its_host() -> None:
+    for stage in STAGES.values():
+        for instruction, arguments in stage.lines:
+            if instruction == "RUN" and " install " in arguments:
+                assert "--mount=type=secret,id=pip,target=/etc/pip.conf" in arguments
+                assert "--mount=type=secret,id=ca," in arguments
+                assert "--mount=type=cache," in arguments
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_the_health_check_tells_a_living_server_from_a_dead_one(server_url: str, alive: bool) -> None:
-    [line] = instructions("HEALTHCHECK")
-    program, *arguments = json.loads(line.partition("CMD ")[2])
+    program, path = json.loads(instructions("serve", "HEALTHCHECK")[0].partition("CMD ")[2])
+    [source] = [line.split()[0] for line in instructions("serve", "COPY") if line.endswith(f" {path}")]
     port = server_url.rpartition(":")[2] if alive else str(free_port())
 
-    done = subprocess.run([sys.executable, *arguments], env=os.environ | {"DEEPCODE_PORT": port}, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / source], env=os.environ | {"DEEPCODE_PORT": port}, capture_output=True, text=True
+    )
 
     assert program == "python3"
     assert (done.returncode == 0) is alive
+    assert "Traceback" not in done.stderr
 
 
 def test_serving_installs_no_torch_and_no_transformers() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bundle.manifest import open_bundle
+from compress.packing import pack
 from tests.deploy.conftest import ROOT
 
 SCRIPT = ROOT / "k8s" / "base" / "fetch_bundle.py"
@@ -44,13 +45,11 @@ def test_the_bundle_is_unpacked_and_nothing_is_left_beside_it(
     store: tuple[Path, str], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     folder, url = store
-    archive = folder / "tiny.tar.gz"
-    # As bundle.env says it is made.
-    subprocess.run(["tar", "-C", tiny_bundle, "-czf", archive, "."], check=True)
+    archive = pack(tiny_bundle, folder, None)  # as bundle.env says it is made
     unpacked = tmp_path / "bundle"
     unpacked.mkdir()
 
-    done = fetch(f"{url}/tiny.tar.gz", hashlib.sha256(archive.read_bytes()).hexdigest(), unpacked)
+    done = fetch(f"{url}/{archive.name}", hashlib.sha256(archive.read_bytes()).hexdigest(), unpacked)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert open_bundle(unpacked).manifest == open_bundle(tiny_bundle).manifest

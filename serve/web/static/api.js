@@ -33,6 +33,17 @@ export async function get(path, absent = []) {
   return response.json();
 }
 
+/** The decoded answer of a POST. */
+export async function post(path, body) {
+  const response = await send(path, {
+    method: "POST",
+    headers: { ...headers("application/json"), "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  if (!response.ok) throw await failure(response);
+  return response.json();
+}
+
 /**
  * Analyse one file. Calls `on.finding` as each is confirmed, `on.unit` as each unit is done, and `on.waiting(seconds)`
  * before a busy server is asked again; returns the report.

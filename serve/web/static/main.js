@@ -6,6 +6,7 @@ import { badge, count, element } from "./dom.js";
 import { Editor } from "./editor.js";
 import { choose, fromDrop, fromInput, readText } from "./files.js";
 import { cards, costs, inWords, metrics, skippedUnits } from "./findings.js";
+import { setUpSearch, showSearch } from "./search.js";
 import { setUpTabs, setUpTheme } from "./views.js";
 
 const SUFFIXES = { python: [".py", ".pyi"] };
@@ -239,6 +240,7 @@ async function introduce() {
     const { name, revision, quantization, engine } = served.model;
     at("model").replaceChildren(badge(name, revision), badge("weights", quantization), badge("engine", engine));
     await showCard(at("card"), served);
+    if (served.search) await showSearch(served.search);
   } catch (error) {
     showFailure(error);
   }
@@ -286,6 +288,7 @@ addEventListener("drop", async (event) => {
 }, { capture: true });
 
 setUpTabs();
+setUpSearch({ onStart: hideAlert, onFailure: showFailure });
 setUpTheme(at("theme"));
 showFiles();
 introduce();

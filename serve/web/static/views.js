@@ -1,12 +1,12 @@
-// The two tabs, and light or dark.
+// The tabs, and light or dark.
 
 const THEMES = ["auto", "light", "dark"];
 
 /** Tabs as https://www.w3.org/WAI/ARIA/apg/patterns/tabs/ has them: arrow keys move, the address remembers. */
 export function setUpTabs() {
-  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const shown = () => [...document.querySelectorAll("[role=tab]:not([hidden])")];
   const select = (tab) => {
-    for (const each of tabs) {
+    for (const each of shown()) {
       const chosen = each === tab;
       each.setAttribute("aria-selected", String(chosen));
       each.tabIndex = chosen ? 0 : -1;
@@ -14,17 +14,18 @@ export function setUpTabs() {
     }
     history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
   };
-  for (const [position, tab] of tabs.entries()) {
+  for (const tab of document.querySelectorAll("[role=tab]")) {
     tab.addEventListener("click", () => select(tab));
     tab.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
-      const next = tabs[(position + step + tabs.length) % tabs.length];
+      const tabs = shown();
+      const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
       select(next);
       next.focus();
     });
   }
-  const asked = tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
+  const asked = shown().find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
   if (asked) select(asked);
 }
 
