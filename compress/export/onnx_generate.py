@@ -3,13 +3,10 @@
 It imports no torch, so that the memory it reports is what serving needs.
 """
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 
 from bundle.grammar import AnswerMatcher

@@ -1,14 +1,11 @@
 """Where the student runs: which execution provider of ONNX Runtime, and whose arrays hold its KV cache."""
 
 import logging
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 import numpy as np
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module loads: nobody is told what runs here
 import onnxruntime
 
 from serve.engine.base import EngineUnavailable
