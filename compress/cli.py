@@ -121,7 +121,7 @@ def _search(options: argparse.Namespace, console: Console) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     with console.status("loading"):
         quiet_libraries()
-        from compress.search import search_shape
+        from compress.shape_search import search_shape
 
     search_shape(
         recipe,

@@ -12,6 +12,7 @@ from bundle.units import Unit
 from compress.code_search.recipe import SearchData
 from compress.data.build import SPLITS, at_most_per_project, code_key, split_in, units_of
 from compress.data.corpus import ProjectInfo, SourceFile
+from compress.data.examples import write_examples
 from compress.errors import RecipeError
 
 _LEAST_WORDS = 3
@@ -81,7 +82,7 @@ def build_pairs(
     if data.max_pairs is not None:
         splits["train"] = splits["train"][: data.max_pairs]
     for name, pairs in splits.items():
-        _write(out / f"{name}.jsonl", pairs)
+        write_examples(out / f"{name}.jsonl", pairs)
     summary = PairSummary(
         projects=projects,
         held_out_projects=sorted({pair.project for name in SPLITS[1:] for pair in splits[name]}),
@@ -107,12 +108,6 @@ def query_of(unit: Unit) -> str | None:
 def _pair(source: SourceFile, unit: Unit, query: str) -> Pair:
     without = msgspec.structs.replace(unit, summary=None)
     return Pair(source.project, source.path, unit.start_line, query, document_text(without))
-
-
-def _write(file: Path, pairs: list[Pair]) -> None:
-    staged = file.with_suffix(".partial")
-    staged.write_bytes(msgspec.json.Encoder().encode_lines(pairs))
-    staged.replace(file)
 
 
 def read_pairs(file: Path) -> list[Pair]:

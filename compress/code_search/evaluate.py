@@ -154,7 +154,9 @@ def _embedded(
         write_array(kept, np.stack([encoder.encode(part) for part in texts]))
         alone = Encoder(_bundle(recipe, each), each.export, threads=1)
         speed = texts_per_second(alone, [pair.document for pair in pairs[: recipe.evaluate.timed_texts]])
-        speed_file.write_bytes(msgspec.json.encode(speed))
+        staged = speed_file.with_suffix(".tmp")
+        staged.write_bytes(msgspec.json.encode(speed))
+        staged.replace(speed_file)
     queries, documents = np.load(kept)
     return queries, documents, msgspec.json.decode(speed_file.read_bytes(), type=float)
 

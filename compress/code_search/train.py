@@ -57,6 +57,7 @@ class PairLoss(nn.Module):
         super().__init__()
         self.model, self.distill = encoder, distill
         width = encoder.get_embedding_dimension()
+        assert width is not None, "an encoder that pools has a width"
         self.widths = (width, *dimensions)
         self.taught = taught
         self.targets = _targets(taught, width) if taught is not None else None
@@ -85,8 +86,8 @@ class PairLoss(nn.Module):
             return {"info_nce": pairs}
         alpha = scheduled(self.distill.alpha, self.distill.alpha_schedule, self.step, self.total_steps)
         temperature = self.distill.temperature
-        said = _rows((self.taught.queries, self.taught.documents), labels, numbers)
-        teacher = similarities(*said, self.distill.scale, repeated_answers(numbers, len(labels)))
+        asked, held = _rows((self.taught.queries, self.taught.documents), labels, numbers)
+        teacher = similarities(asked, held, self.distill.scale, repeated_answers(numbers, len(labels)))
         divergence = torch.stack([similarity_kl(each, teacher, temperature) for each in logits]).mean()
         near = embedding_mse(torch.cat([queries, *documents]), torch.cat(_rows(self.targets, labels, numbers)))
         return {
@@ -146,7 +147,7 @@ class PairTrainer(SentenceTransformerTrainer):
         if not torch.isfinite(loss):
             tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
             known = {"seed": str(self.args.seed), "learning_rate": str(self._get_learning_rate())}
-            raise stop_for(tensors, "the loss", self.state.global_step, known, Path(self.args.output_dir))
+            raise stop_for(tensors, "the loss", self.state.global_step, known, Path(str(self.args.output_dir)))
         return loss
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -211,6 +212,6 @@ def _dataset(pairs: list[Pair], taught: Taught | None) -> Dataset:
         "query": [pair.query for pair in pairs],
         "document": [pair.document for pair in pairs],
     }
-    for place in range(taught.negatives.shape[1] if taught is not None else 0):
-        columns[f"negative_{place}"] = [pairs[number].document for number in taught.negatives[:, place]]
+    for place, numbers in enumerate(taught.negatives.T if taught is not None else ()):
+        columns[f"negative_{place}"] = [pairs[number].document for number in numbers]
     return Dataset.from_dict({**columns, "label": list(range(len(pairs)))})

@@ -1,6 +1,7 @@
 """Units with known truth: natural code as linted, and the same code with a defect planted."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -105,7 +106,7 @@ def draw_example(natural: Example, planted_share: float, rng: random.Random) -> 
     return drawn
 
 
-def write_examples(file: Path, examples: list[Example]) -> None:
+def write_examples(file: Path, examples: Sequence[msgspec.Struct]) -> None:
     """One JSON line an example, written whole or not at all."""
     staged = file.with_suffix(".partial")
     encoder = msgspec.json.Encoder()

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from compress.errors import RecipeError
 from compress.recipe import NF4_BLOCK, Shape
 from compress.recipe_file import load_recipe
-from compress.search import Trial, count_parameters, mark_best, search_shape, shapes_within
+from compress.shape_search import Trial, count_parameters, mark_best, search_shape, shapes_within
 from compress.student import _check_shape
 
 NANO_TEACHER = Path(__file__).parents[2] / "models" / "nano-teacher"
