@@ -4,8 +4,8 @@
     python -m bench.overhead models/nano --source ../project --clients 1 32
 
 The server runs in this process, its engine computes on one thread, and clients in a process of their own send every
-file once. What the engine's thread did not spend, the API did. Measure on a machine that does nothing else: a
-neighbour on the same core makes every second of CPU time worth less.
+file once: each in a request of its own, or all in one batch. What the engine's thread did not spend, the API did.
+Measure on a machine that does nothing else: a neighbour on the same core makes every second of CPU time worth less.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import msgspec
 import psutil
 
 from bench.docs import DOCS, write_figures
-from bench.serving.asking import analyze, connections
+from bench.serving.asking import analyze, analyze_batch, connections
 from bench.verdicts import markdown
 from bundle.manifest import open_bundle
 from serve.api.limits import Admission
@@ -92,7 +92,7 @@ def serving(bundle: Path) -> Iterator[tuple[str, Engine]]:
 
 
 def measure(bundle: Path, codes: Sequence[str], clients: int) -> Measured:
-    """Have a fresh server analyse every file, `clients` at a time."""
+    """Have a fresh server analyse every file, `clients` at a time; 0 clients send them in one batch."""
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with serving(bundle) as (url, engine), ProcessPoolExecutor(1, mp_context=spawn) as asking:
         asking.submit(ask_all, url, WARM_UP, len(WARM_UP)).result()
@@ -105,7 +105,7 @@ def measure(bundle: Path, codes: Sequence[str], clients: int) -> Measured:
 
 
 def ask_all(url: str, codes: Sequence[str], clients: int) -> None:
-    """POST every file to /v1/analyze, `clients` at a time.
+    """POST every file to /v1/analyze, `clients` at a time, or all of them as one batch when there are 0.
 
     Raises:
         RuntimeError: one was refused.
@@ -123,7 +123,9 @@ async def _ask_all(url: str, codes: Sequence[str], clients: int) -> None:
         for code in remaining:
             await analyze(session, f"{url}/v1/analyze", msgspec.json.encode({"code": code}))
 
-    async with connections(clients) as session, asyncio.TaskGroup() as tasks:
+    async with connections(max(clients, 1)) as session, asyncio.TaskGroup() as tasks:
+        if clients == 0:
+            await analyze_batch(session, url, {f"{number}.py": code for number, code in enumerate(codes)})
         for _ in range(clients):
             tasks.create_task(client())
 
@@ -149,7 +151,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[1] / "serve")
     parser.add_argument("--files", type=int, default=100, help="the most that are sent")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 0], help="0: all files in one batch")
     parser.add_argument("--write-docs", action="store_true", help="write the table into docs/bench-serve.md")
     options = parser.parse_args()
     codes = [file.read_text() for file in sorted(options.source.rglob("*.py"))][: options.files]
@@ -158,7 +160,7 @@ def main() -> None:
         measured = measure(options.bundle, codes, clients)
         parts = (f"{seconds:.2f}" for seconds in msgspec.structs.astuple(measured.spent))
         rate = f"{measured.units / measured.seconds:.1f}"
-        rows.append([str(clients), str(measured.units), rate, *parts, f"{measured.spent.overhead:.1%}"])
+        rows.append([str(clients or "batch"), str(measured.units), rate, *parts, f"{measured.spent.overhead:.1%}"])
     lines = sum(len(code.splitlines()) for code in codes)
     figures = f"{len(codes)} files of {lines} lines, CPU seconds of one server:\n\n{markdown(rows)}\n"
     print(figures)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from statistics import quantiles
 
 import aiohttp
@@ -103,6 +103,26 @@ async def analyze(session: aiohttp.ClientSession, url: str, body: bytes) -> Answ
         response.raise_for_status()
         report = _report.decode(await response.read())
     return Answered(asked, None, time.perf_counter(), report.usage.completion_tokens)
+
+
+async def analyze_batch(session: aiohttp.ClientSession, url: str, files: Mapping[str, str]) -> None:
+    """Have all files, by their path, analysed in one request.
+
+    Args:
+        session: any.
+        url: of the server.
+        files: path -> code.
+
+    Raises:
+        aiohttp.ClientError: it was refused, or broken off, or a file has no report.
+    """
+    items = [{"id": path, "code": code, "path": path} for path, code in files.items()]
+    async with session.post(f"{url}/v1/analyze/batch", json=items) as response:
+        response.raise_for_status()
+        lines = (await response.read()).splitlines()
+    reports = sum("report" in msgspec.json.decode(line) for line in lines)
+    if reports != len(items):
+        raise aiohttp.ClientPayloadError(f"a batch of {len(items)} files was answered with {reports} reports")
 
 
 async def under_load(

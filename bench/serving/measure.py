@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 import msgspec
 
-from bench.serving.asking import Load, analyze, complete, connections, under_load
+from bench.serving.asking import Load, analyze, analyze_batch, complete, connections, under_load
 from bench.serving.models import Model
 from bench.serving.peer import Peer, PeerFailed, Running, running
 from bench.serving.peers.ours import Ours
@@ -167,13 +167,7 @@ async def _timed(
 
 
 async def _as_batch(session: aiohttp.ClientSession, url: str, project: Project) -> None:
-    items = [{"id": path, "code": code, "path": path} for path, code in project.files.items()]
-    async with session.post(f"{url}/v1/analyze/batch", json=items) as response:
-        response.raise_for_status()
-        lines = (await response.read()).splitlines()
-    reports = sum("report" in msgspec.json.decode(line) for line in lines)
-    if reports != len(items):
-        raise aiohttp.ClientPayloadError(f"a batch of {len(items)} files was answered with {reports} reports")
+    await analyze_batch(session, url, project.files)
 
 
 async def _as_completions(peer: Peer, model: Model, session: aiohttp.ClientSession, url: str, project: Project) -> None:

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from bundle.manifest import Bundle, open_bundle
 from bundle.prompt import Prompt
 from bundle.units import cut_units
+from serve.analysis import syntax
 from serve.engine.base import GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
 
@@ -74,6 +75,12 @@ def start_engine() -> Iterator[Callable[..., BatchingEngine]]:
     yield start
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def patient_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that parse code start with their first file here, which takes long where much else runs."""
+    monkeypatch.setattr(syntax, "PARSE_SECONDS", PATIENCE_SECONDS)
 
 
 @dataclass

@@ -1,11 +1,15 @@
 """From a student's words to findings: what can be checked is checked, what fails is dropped or softened."""
 
+import pytest
+
 from bundle.answer import Answer, AnswerFinding
 from bundle.rules import load_catalogue
 from bundle.units import Unit, cut_units
 from serve.analysis.findings import as_findings, locate, merge
 from serve.analysis.report import Edit, Finding
 from serve.analysis.syntax import SyntaxWorkers
+
+pytestmark = pytest.mark.usefixtures("patient_parser")
 
 CATALOGUE = load_catalogue()
 SOURCE = '''\

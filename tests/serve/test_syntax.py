@@ -13,6 +13,8 @@ from serve.analysis import syntax
 from serve.analysis.findings import locate
 from serve.analysis.syntax import WORKERS, SyntaxWorkers
 
+pytestmark = pytest.mark.usefixtures("patient_parser")
+
 SHORT = "def f(a):\n    return a[1]\n"
 HOSTILE = {
     "unary operators": ("-" * 100_000 + "1", "nested too deeply"),
@@ -37,10 +39,10 @@ async def test_hostile_code_is_unparsable_and_the_next_file_is_cut(source: str, 
 async def test_code_that_takes_too_long_is_unparsable(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = SyntaxWorkers()
     await workers.start()
-    monkeypatch.setattr(syntax, "PARSE_SECONDS", 0.05)
-    with pytest.raises(UnparsableCode, match="too large or too deeply nested"):
-        await workers.cut("x = [1, 2, 3]\n" * 200_000)
-    monkeypatch.undo()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(syntax, "PARSE_SECONDS", 0.05)
+        with pytest.raises(UnparsableCode, match="too large or too deeply nested"):
+            await workers.cut("x = [1, 2, 3]\n" * 200_000)
     assert (await workers.cut("x = 1\n")).metrics.code_lines == 1
 
 
