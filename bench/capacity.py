@@ -24,7 +24,7 @@ from bench.serving.asking import Load, analyze, connections, percentile, under_l
 from bench.serving.models import Model
 from bench.serving.peer import running
 from bench.serving.peers.ours import Ours
-from bench.serving.workload import Workload
+from bench.serving.workload import Question, Workload
 from bundle.manifest import open_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,8 @@ def main() -> None:
     """Measure, simulate, and print the tables."""
     options = _options()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # the server inherits it
-    start_s, loads = measure(options.bundle, CLIENTS, options.seconds)
+    codes = [question.code for question in Workload(options.bundle).functions()]
+    start_s, loads = measure(options.bundle, codes, CLIENTS, options.seconds)
     text = report(loads, start_s + options.schedule_seconds, options.goal, options.surge)
     print(text)
     if options.write_docs:
@@ -69,8 +70,11 @@ def main() -> None:
         print(f"written: {PAGE}", file=sys.stderr)
 
 
-def measure(bundle: Path, clients: Sequence[int], seconds: float) -> tuple[float, list[Load]]:
+def measure(bundle: Path, codes: Sequence[str], clients: Sequence[int], seconds: float) -> tuple[float, list[Load]]:
     """Seconds from the start of a server to its first answer, and what it does with each number of clients.
+
+    Args:
+        codes: functions, each of which is asked about once at most.
 
     Raises:
         BundleError: there is no such bundle.
@@ -79,7 +83,7 @@ def measure(bundle: Path, clients: Sequence[int], seconds: float) -> tuple[float
     peer = _PodServer()
     opened = open_bundle(bundle)
     model = Model(opened.manifest.name, bundle, bundle, bundle, opened.manifest.context_length, 0, False)
-    bodies = [msgspec.json.encode(peer.body(model, question)) for question in Workload(bundle).functions()]
+    bodies = [msgspec.json.encode(peer.body(model, Question(code, "", []))) for code in codes]
 
     async def ask_all(url: str) -> list[Load]:
         async with connections(max(clients)) as session:
@@ -133,11 +137,11 @@ def report(loads: Sequence[Load], start_s: float, goal: float, factor: float) ->
     lines += ["", f"| pods | requests/s with 95 of 100 within {goal:g} s | a pod |", "|---|---|---|"]
     for pods in FLEETS:
         most = largest_load(pod, pods, goal)
-        lines.append(f"| {pods} | {most:.0f} | {most / pods:.1f} |")
+        lines.append(f"| {pods} | {most:.3g} | {most / pods:.1f} |")
     happened = surge(pod, scaler, goal, factor)
     lines += [
         "",
-        f"From {happened.before_per_s:.0f} to {happened.during_per_s:.0f} requests a second after {BEFORE / 60:.0f} "
+        f"From {happened.before_per_s:.3g} to {happened.during_per_s:.3g} requests a second after {BEFORE / 60:.0f} "
         f"minutes, and back after {(BEFORE + DURING) / 60:.0f}; a pod is ready {start_s:.0f} s after it is wished for:",
         "",
         f"| minutes | requests/s | pods | 95 of 100 within | refused | {scaler.min_pods} pods: within | refused |",
@@ -149,7 +153,7 @@ def report(loads: Sequence[Load], start_s: float, goal: float, factor: float) ->
         ready = [count for moment, count in happened.scaled.pods if begin <= moment < end]
         count = f"{min(ready)}" if min(ready) == max(ready) else f"{min(ready)}-{max(ready)}"
         cells = [cell for outcome in (happened.scaled, happened.fixed) for cell in _cells(outcome, begin, end)]
-        lines.append(f"| {begin / 60:.0f}-{end / 60:.0f} | {now:.0f} | {count} | {' | '.join(cells)} |")
+        lines.append(f"| {begin / 60:.0f}-{end / 60:.0f} | {now:.3g} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -23,8 +23,6 @@ from serve.search.messages import (
 )
 from serve.search.service import CodeSearch
 
-_MALFORMED = {RecursionError: malformed_json, UnicodeDecodeError: malformed_json}
-
 ProjectName = Annotated[str, Parameter(pattern=PROJECT_PATTERN)]
 
 
@@ -34,7 +32,7 @@ ProjectName = Annotated[str, Parameter(pattern=PROJECT_PATTERN)]
     tags=["search"],
     summary="Index files of a project",
     responses=documented(400, 401, 404, 408, 413, 422, 429, 503),
-    exception_handlers=_MALFORMED,
+    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
 )
 async def index_files(
     request: Request[Any, Caller, State], data: IndexRequest, search: CodeSearch, admission: Admission
@@ -85,7 +83,7 @@ async def delete_project(
     tags=["search"],
     summary="Find code",
     responses=documented(400, 401, 404, 408, 413, 422, 429, 503),
-    exception_handlers=_MALFORMED,
+    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
 )
 async def search_code(
     request: Request[Any, Caller, State], data: SearchRequest, search: CodeSearch, admission: Admission

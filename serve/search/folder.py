@@ -57,7 +57,11 @@ class FolderIndex:
         """See `UnitIndex`."""
         with self._lock:
             projects = sorted(self._projects.items())
-        return [project.info() for _, project in projects]
+        infos = []
+        for _, project in projects:
+            with suppress(UnknownProject):  # it may have been deleted meanwhile
+                infos.append(project.info())
+        return infos
 
     def info(self, project: str) -> ProjectInfo:
         """See `UnitIndex`."""

@@ -89,10 +89,14 @@ class CodeSearch:
             kept, named = {file.path for file in request.files}, set(request.deleted)
             deleted = [path for path in known if path in named or (request.complete and path not in kept)]
             embedded, skipped = self.embedded, []
-            parts = _parts(changed)
-            for number, files in enumerate(parts, 1):
-                last = deleted if number == len(parts) else []
-                skipped += await self._put(request.project, files, last)
+            first, *others = _parts(changed)
+            cut, refused = await self._cut_all(first)
+            for following in (*others, None):
+                gone = [*(file.path for file in refused), *(deleted if following is None else ())]
+                skipped += refused
+                # The next files are cut while these are embedded: neither waits for the other.
+                put = self._put(request.project, cut, gone)
+                _, (cut, refused) = await asyncio.gather(put, self._cut_all(following or []))
             info = await asyncio.to_thread(self.index.info, request.project)
             return IndexReport(
                 project=request.project,
@@ -151,21 +155,22 @@ class CodeSearch:
         except UnknownProject:
             return {}
 
-    async def _put(self, project: str, files: Sequence[SourceFile], deleted: Sequence[str]) -> list[NotIndexed]:
-        cut, skipped = [], []
+    async def _cut_all(self, files: Sequence[SourceFile]) -> tuple[list[FileUnits], list[NotIndexed]]:
+        cut, refused = [], []
         for file in files:
             try:
                 cut.append(await self._cut(file))
             except UnparsableCode as error:
-                skipped.append(NotIndexed(path=file.path, reason=str(error)))
-        deleted = [*deleted, *(file.path for file in skipped)]
-        texts = {unit.digest: unit.text for file in cut for unit in file.units}
+                refused.append(NotIndexed(path=file.path, reason=str(error)))
+        return cut, refused
+
+    async def _put(self, project: str, files: Sequence[FileUnits], deleted: Sequence[str]) -> None:
+        texts = {unit.digest: unit.text for file in files for unit in file.units}
         new = sorted(await asyncio.to_thread(self.index.unknown, project, texts.keys()))
         embeddings = await self._embedder.documents([texts[digest] for digest in new])
         vectors = dict(zip(new, embeddings, strict=True))
-        await asyncio.to_thread(self.index.update, project, cut, deleted, vectors)
+        await asyncio.to_thread(self.index.update, project, files, deleted, vectors)
         self.embedded += len(new)
-        return skipped
 
     async def _cut(self, file: SourceFile) -> FileUnits:
         language = language_of(file.path)

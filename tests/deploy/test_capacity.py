@@ -95,7 +95,9 @@ def test_both_autoscalers_follow_one_rule(rendered: dict[str, Rendered]) -> None
 
 
 def test_a_real_server_is_measured_and_reported(tiny_bundle: Path) -> None:
-    start_s, loads = measure(tiny_bundle, [1, 4], seconds=1.0)
+    codes = [f"def f(a, b=[]):\n    return b[{n}] == None\n" for n in range(400)]
+
+    start_s, loads = measure(tiny_bundle, codes, [1, 4], seconds=1.0)
 
     assert start_s > 0
     assert [load.clients for load in loads] == [1, 4]

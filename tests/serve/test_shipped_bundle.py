@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from bundle.manifest import open_bundle
+from compress.recipe import Recipe
 from compress.recipe_file import load_recipe
 from serve.analysis.local import LocalAnalyzer
 
@@ -31,8 +32,8 @@ def test_most_of_the_planted_defects_are_found_and_nothing_false() -> None:
 
 
 def test_it_was_made_by_the_recipe_beside_it() -> None:
-    told = open_bundle(SHIPPED).manifest.lineage["recipe"]
-    recipe = msgspec.to_builtins(load_recipe(ROOT / "recipes" / "nano-long.yaml"))
-    assert told["teacher"].pop("model") == "models/nano-teacher"
-    recipe["teacher"].pop("model")
-    assert told == recipe
+    told = msgspec.convert(open_bundle(SHIPPED).manifest.lineage["recipe"], Recipe)
+    recipe = load_recipe(ROOT / "recipes" / "nano-long.yaml")
+    assert told.teacher.model == "models/nano-teacher"
+    there = msgspec.structs.replace(recipe.teacher, model=told.teacher.model)
+    assert told == msgspec.structs.replace(recipe, teacher=there)

@@ -16,6 +16,8 @@ READING = """def read_config(path):
     with open(path) as file:
         return "<b>" + parse(file)
 """
+NO_REPORT = ("404",)
+"""What a browser says of a bundle that carries no evaluation."""
 AREA = "class Circle:\n    def area(self):\n        return 3.14 * self.radius**2\n"
 
 
@@ -31,7 +33,7 @@ def url(tiny_bundle: Path, tiny_search_bundle: Path, tmp_path_factory: pytest.Te
 
 
 def test_what_is_asked_for_is_found_and_shown_as_text(open_page: Open, url: str) -> None:
-    page = open_page(url)
+    page = open_page(url, NO_REPORT)
     page.get_by_role("tab", name="Search").click()
     page.get_by_role("combobox", name="in", exact=True).select_option("shop")
     page.get_by_role("searchbox", name="Find").fill("read config")
@@ -58,7 +60,7 @@ def test_what_is_asked_for_is_found_and_shown_as_text(open_page: Open, url: str)
 
 
 def test_the_tab_is_in_the_address_and_reached_with_the_keyboard(open_page: Open, url: str) -> None:
-    page = open_page(f"{url}/#search")
+    page = open_page(f"{url}/#search", NO_REPORT)
     expect(page.get_by_role("searchbox", name="Find")).to_be_visible()
     page.get_by_role("tab", name="Search").press("ArrowLeft")
     expect(page.get_by_role("button", name="Analyse", exact=True)).to_be_visible()
@@ -68,7 +70,7 @@ def test_the_tab_is_in_the_address_and_reached_with_the_keyboard(open_page: Open
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible(open_page: Open, url: str, scheme: str) -> None:
-    page = open_page(f"{url}/#search", color_scheme=scheme)
+    page = open_page(f"{url}/#search", NO_REPORT, color_scheme=scheme)
     page.get_by_role("searchbox", name="Find").fill("area")
     page.keyboard.press("Enter")
     expect(page.locator("#found > li").first).to_contain_text("Circle.area")
@@ -77,7 +79,7 @@ def test_it_is_accessible(open_page: Open, url: str, scheme: str) -> None:
 
 
 def test_a_project_that_is_gone_is_said_in_words(open_page: Open, url: str) -> None:
-    page = open_page(f"{url}/#search", expected=("404",))
+    page = open_page(f"{url}/#search", NO_REPORT)
     page.get_by_role("combobox", name="in", exact=True).select_option("other")
     httpx.delete(f"{url}/v1/index/other")
     page.get_by_role("searchbox", name="Find").fill("area")
