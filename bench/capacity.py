@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.docs import DOCS, write_figures
 from bench.scaling import Outcome, Phase, Pod, Scaler, read_scaler, simulate
 from bench.serving.asking import Load, analyze, connections, percentile, under_load
 from bench.serving.models import Model
@@ -28,7 +29,7 @@ from bench.serving.workload import Question, Workload
 from bundle.manifest import open_bundle
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "capacity.md"
+PAGE = DOCS / "capacity.md"
 SCALER = ROOT / "k8s" / "components" / "autoscale-hpa" / "autoscaler.yaml"
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 CORES = 2
@@ -65,8 +66,7 @@ def main() -> None:
     text = report(loads, start_s + options.schedule_seconds, options.goal, options.surge)
     print(text)
     if options.write_docs:
-        before, begin, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
-        PAGE.write_text(f"{before}{begin}\n\n{text}\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+        write_figures(PAGE, "python -m bench.capacity --write-docs", text)
         print(f"written: {PAGE}", file=sys.stderr)
 
 
@@ -162,9 +162,6 @@ def _cells(outcome: Outcome, begin: float, end: float) -> tuple[str, str]:
     refused = sum(begin <= moment < end for moment in outcome.refused)
     p95 = percentile(answers, 95)
     return "-" if p95 is None else f"{p95:.1f} s", f"{refused / max(len(answers) + refused, 1):.0%}"
-
-
-_BEGIN, _END = "<!-- figures: python -m bench.capacity --write-docs -->", "<!-- end of figures -->"
 
 
 def _options() -> argparse.Namespace:

@@ -61,7 +61,7 @@ class Prompt:
 
     def encode_all_data(self, texts: Sequence[str]) -> list[list[int]]:
         """What `encode_data` gives for each text, on all cores."""
-        return [each.ids for each in self._data_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [each.ids for each in self._data_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_data(self, text: str) -> list[int]:
         """Token ids of text that is data (code, an answer): no part of it becomes a special token."""

@@ -208,9 +208,8 @@ class Analyzer:
             if on_unit is not None:
                 on_unit(result)
 
-        async def check(index: int, answer: UnitAnswer) -> None:
-            unit = msgspec.structs.replace(file.units[index], name=labels[index])
-            finish(index, answer, await self._findings(unit, answer, file.lines, prepared.request))
+        async def check(index: int, answer: UnitAnswer, unit: Unit, candidates: list[Candidate]) -> None:
+            finish(index, answer, await self._checked(unit, candidates, file.lines, prepared.request))
 
         remaining = iter(fitting)
 
@@ -222,9 +221,14 @@ class Analyzer:
                     )
                 except NotAnswered as error:
                     finish(index, str(error))
-                else:
+                    continue
+                unit = msgspec.structs.replace(file.units[index], name=labels[index])
+                candidates = self._candidates(unit, answer, prepared.request)
+                if candidates:
                     # Checked beside the next question: the engine does not wait for a parser.
-                    tasks.create_task(check(index, answer))
+                    tasks.create_task(check(index, answer, unit, candidates))
+                else:
+                    finish(index, answer)
 
         for index, reason in enumerate(too_long):
             if reason is not None:
@@ -246,26 +250,27 @@ class Analyzer:
             return None
         return f"{len(prompt)} prompt tokens and {ANSWER_TOKENS} for the answer exceed the context of {context} tokens"
 
-    async def _findings(
-        self, unit: Unit, answer: UnitAnswer, lines: Sequence[str], request: AnalysisRequest
-    ) -> tuple[report.Finding, ...]:
-        """What an answer says that is sure enough and can be checked.
+    def _candidates(self, unit: Unit, answer: UnitAnswer, request: AnalysisRequest) -> list[Candidate]:
+        """What an answer says that is sure enough: the rest is not worth asking the syntax about.
 
         Args:
             unit: under a name that no other unit of the file has.
             answer: about it.
-            lines: of the whole file.
-            request: for its threshold and its path.
+            request: for its threshold.
         """
         if answer.unfinished is not None:
-            return ()
+            return []
         written, curves = parse_answer(answer.text), self._manifest.calibration
         confidences = [
             calibrated(confidence, curves.get(finding.rule, ()))
             for finding, confidence in zip(written.findings, answer.confidences, strict=True)
         ]
-        # What would not be shown anyway is not worth asking the syntax about.
-        candidates = merge(self._sure_enough(locate(unit, written, confidences, self._catalogue), request))
+        return merge(self._sure_enough(locate(unit, written, confidences, self._catalogue), request))
+
+    async def _checked(
+        self, unit: Unit, candidates: Sequence[Candidate], lines: Sequence[str], request: AnalysisRequest
+    ) -> tuple[report.Finding, ...]:
+        """What of the candidates the syntax bears out, as findings in the file of these lines."""
         checked = await self._syntax.check(unit, candidates, lines)
         return as_findings(list(self._sure_enough(checked, request)), lines, request.path, self._catalogue)
 

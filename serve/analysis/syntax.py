@@ -5,7 +5,6 @@ worker its time, then the worker is killed and the next one starts; the event lo
 """
 
 import asyncio
-import tokenize
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -138,8 +137,6 @@ def _unless_unparsable(read: Callable[[str], _Result], source: str) -> _Result |
         return _Unparsable(error.reason, error.line, column)
     except (RecursionError, MemoryError):
         return _Unparsable("the code is nested too deeply", None, None)
-    except (tokenize.TokenError, SyntaxError) as error:
-        return _Unparsable(str(error), None, None)
 
 
 def _check(texts: tuple[str, ...], candidates: tuple[Candidate, ...], lines: tuple[str, ...]) -> list[Candidate]:

@@ -14,7 +14,7 @@ from serve.analysis.report import Finding, Report, SkippedUnit
 from serve.analysis.results import UnitResult
 from serve.api.bodies import refuse_repeated_keys
 from serve.api.described import also_answered_as
-from serve.api.errors import Problem, as_problem, documented, malformed_json
+from serve.api.errors import MALFORMED_JSON, Problem, as_problem, documented
 from serve.api.leaving import StreamedResponse, event, unless_client_leaves
 from serve.api.limits import Admission, Caller
 from serve.api.running import Analyses
@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 15.0
     summary="Analyse one file",
     operation_class=also_answered_as(EVENTS, SARIF),
     responses=documented(400, 401, 406, 408, 413, 422, 429, 503),
-    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
+    exception_handlers=MALFORMED_JSON,
 )
 async def analyze(
     request: Request[Any, Caller, State], data: AnalysisRequest, analyses: Analyses, admission: Admission

@@ -14,7 +14,7 @@ from msgspec import Meta
 from serve.analysis.analyzer import AnalysisRequest
 from serve.analysis.report import Report
 from serve.api.bodies import refuse_repeated_keys
-from serve.api.errors import Problem, ProblemDetails, as_problem, documented, malformed_json
+from serve.api.errors import MALFORMED_JSON, Problem, ProblemDetails, as_problem, documented
 from serve.api.leaving import StreamedResponse, one_line
 from serve.api.limits import Admission, Caller
 from serve.api.running import Analyses
@@ -48,7 +48,7 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         200: ResponseSpec(BatchLine, description="One line for each file", media_type=NDJSON, generate_examples=False),
         **documented(400, 401, 408, 413, 422, 429, 503),
     },
-    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
+    exception_handlers=MALFORMED_JSON,
 )
 async def analyze_batch(
     request: Request[Any, Caller, State], data: list[BatchItem], analyses: Analyses, admission: Admission

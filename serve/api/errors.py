@@ -132,11 +132,15 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
     )
 
 
-def malformed_json(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+def _malformed_json(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """The decoder's own exceptions for hostile bodies, which the framework does not catch."""
     reason = "nested too deeply" if isinstance(error, RecursionError) else "not valid UTF-8"
     problem = Problem("malformed-json", 400, "The body is not JSON", f"The request's body is {reason}.")
     return problem_response(request, problem)
+
+
+MALFORMED_JSON: dict[int | type[Exception], Any] = dict.fromkeys((RecursionError, UnicodeDecodeError), _malformed_json)
+"""Of a route with a JSON body: what its decoding raises, answered."""
 
 
 def as_problem(error: BaseException) -> Problem:

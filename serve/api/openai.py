@@ -20,7 +20,7 @@ from msgspec import Meta
 from serve.analysis.writing import Ending, Writer
 from serve.api.bodies import refuse_repeated_keys
 from serve.api.described import also_answered_as
-from serve.api.errors import SPEAKS_OPENAI, Problem, as_problem, documented, malformed_json
+from serve.api.errors import MALFORMED_JSON, SPEAKS_OPENAI, Problem, as_problem, documented
 from serve.api.leaving import StreamedResponse, one_line, unless_client_leaves
 from serve.api.limits import Admission, Caller
 from serve.api.noted import note_more
@@ -47,7 +47,6 @@ from serve.settings import Settings
 EVENTS = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 ERRORS = documented(400, 401, 404, 408, 413, 422, 429, 503)
-_MALFORMED: dict[int | type[Exception], Any] = {RecursionError: malformed_json, UnicodeDecodeError: malformed_json}
 
 
 class Completions:
@@ -99,7 +98,7 @@ class Completions:
     summary="Go on from a prompt",
     operation_class=also_answered_as(EVENTS),
     responses=ERRORS,
-    exception_handlers=_MALFORMED,
+    exception_handlers=MALFORMED_JSON,
     opt={SPEAKS_OPENAI: True},
 )
 async def complete(
@@ -130,7 +129,7 @@ async def complete(
     summary="Answer a conversation",
     operation_class=also_answered_as(EVENTS),
     responses=ERRORS,
-    exception_handlers=_MALFORMED,
+    exception_handlers=MALFORMED_JSON,
     opt={SPEAKS_OPENAI: True},
 )
 async def chat(

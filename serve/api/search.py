@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.params import Parameter
 
 from serve.api.bodies import refuse_repeated_keys
-from serve.api.errors import Problem, documented, malformed_json
+from serve.api.errors import MALFORMED_JSON, Problem, documented
 from serve.api.leaving import unless_client_leaves
 from serve.api.limits import Admission, Caller
 from serve.api.noted import note
@@ -32,7 +32,7 @@ ProjectName = Annotated[str, Parameter(pattern=PROJECT_PATTERN)]
     tags=["search"],
     summary="Index files of a project",
     responses=documented(400, 401, 404, 408, 413, 422, 429, 503),
-    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
+    exception_handlers=MALFORMED_JSON,
 )
 async def index_files(
     request: Request[Any, Caller, State], data: IndexRequest, search: CodeSearch, admission: Admission
@@ -83,7 +83,7 @@ async def delete_project(
     tags=["search"],
     summary="Find code",
     responses=documented(400, 401, 404, 408, 413, 422, 429, 503),
-    exception_handlers={RecursionError: malformed_json, UnicodeDecodeError: malformed_json},
+    exception_handlers=MALFORMED_JSON,
 )
 async def search_code(
     request: Request[Any, Caller, State], data: SearchRequest, search: CodeSearch, admission: Admission
@@ -105,7 +105,7 @@ def search_or_refusal(search: CodeSearch | None) -> Provide:
                 "no-search",
                 404,
                 "This server has no code search",
-                "It was started without --search-bundle and --index-dir.",
+                "It was started without --search-bundle and an --index-dir or --index-url.",
             )
         return search
 

@@ -211,7 +211,8 @@ class UpstreamSampler:
     async def _keep_probing(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._probe_now.wait(), PROBE_SECONDS)
+                async with asyncio.timeout(PROBE_SECONDS):  # `wait_for` may swallow a cancellation (cpython 86296)
+                    await self._probe_now.wait()
             self._probe_now.clear()
             before = self.away
             await self._probe()

@@ -196,6 +196,16 @@ async def test_an_answer_that_breaks_off_is_no_answer(bundle: Bundle, upstream: 
     assert len(tokens) == 2
 
 
+async def test_what_is_closed_in_the_moment_the_upstream_goes_away_ends(nf4_bundle: Bundle) -> None:
+    """Nobody answers at port 1: a probe is asked for, and cancelled before it begins."""
+    sampler = UpstreamSampler(nf4_bundle, "http://127.0.0.1:1/v1", None, None)
+    await sampler.start()
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineAway):
+            await anext(sampler.sample(GenerationRequest([1], constrained=False), [1], 4))
+        await sampler.close()
+
+
 async def test_an_upstream_may_come_and_go(
     bundle: Bundle, student: BatchingEngine, upstream: StandIn, start: Start
 ) -> None:
