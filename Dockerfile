@@ -22,7 +22,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 # What no server imports goes again: a hub's client, which tokenizers could download with, a maker of example data,
 # which litestar could test with, and packages' own tests.
 FROM pip AS serve-build
-# Code search wants `search` too, which is large.
+# Code search wants `search` too, which is large, or `search-postgres` for an index in a database.
 ARG EXTRAS=serve,cache,tracing
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
@@ -38,12 +38,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip install --no-deps .
 
 FROM serve-build AS serve-cuda-build
-# Both packages of ONNX Runtime are one folder: the one without CUDA goes before the other comes.
+# Both packages of ONNX Runtime are one folder: the one without CUDA goes before the other comes. With it comes again
+# what nobody imports.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pip/bin/pip uninstall --yes onnxruntime \
-    && /opt/pip/bin/pip install --constraint constraints.txt '.[gpu]'
+    && /opt/pip/bin/pip install --constraint constraints.txt '.[gpu]' \
+    && /opt/pip/bin/pip uninstall --yes huggingface-hub hf-xet polyfactory faker
 
 FROM pip AS compress-build
 # A second place to look for torch: with https://download.pytorch.org/whl/cpu it is the one without CUDA.

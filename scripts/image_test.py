@@ -4,7 +4,8 @@
 
 Linux. Where no Docker engine runs, root may have one started for the while (apt-get install docker.io), and a base
 made where none can be pulled (apt-get install debootstrap). Where that is not possible either it says so and ends with
-0; with 1 when something is wrong with the image.
+0; with 1 when something is wrong with the image. How soon a server is ready is measured and held against its aim, but
+fails nothing: that is the machine's doing too.
 """
 
 import json
@@ -15,10 +16,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from image_test_engine import Docker, Skipped, base_image, build, engine
+from rich.console import Console
+from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "build" / "image-test"
@@ -61,11 +65,35 @@ print(1024 * total)
 """
 
 
+@dataclass(frozen=True)
+class Figure:
+    """Something measured; with an aim, the most that it may be."""
+
+    what: str
+    value: float
+    unit: str
+    aim: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        return self.aim is not None and self.value > self.aim
+
+    def row(self) -> tuple[str, str, str, str]:
+        """What it is, the value, its aim, and whether that was met."""
+        if self.aim is None:
+            return self.what, self.text(self.value), "", ""
+        return self.what, self.text(self.value), f"at most {self.text(self.aim)}", "MISSED" if self.missed else "met"
+
+    def text(self, value: float) -> str:
+        return megabytes(value) if self.unit == "bytes" else f"{value:.1f} {self.unit}"
+
+
 class Report:
-    """What was found, printed as it is found."""
+    """What was found, printed as it is found; what was measured, printed as a table at the end."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
+        self.figures: list[Figure] = []
 
     def say(self, text: str) -> None:
         print(f"image-test: {text}", flush=True)
@@ -75,6 +103,20 @@ class Report:
         self.say(f"{'ok  ' if right else 'FAIL'} {what}")
         if not right:
             self.failures.append(what)
+
+    def measured(self, what: str, value: float, unit: str, aim: float | None = None, fails: bool = False) -> None:
+        """A figure for the table; with `fails`, the image is at fault where it is beyond its aim."""
+        figure = Figure(what, value, unit, aim)
+        self.figures.append(figure)
+        if fails:
+            self.check(" · ".join(figure.row()), not figure.missed)
+
+    def print_figures(self) -> None:
+        """Every figure beside its aim."""
+        table = Table("measured", "", "aim", "", title="image-test", title_justify="left")
+        for figure in self.figures:
+            table.add_row(*figure.row())
+        Console(width=100).print(table)
 
 
 @contextmanager
@@ -110,18 +152,15 @@ def works() -> bool:
     return count > 0
 
 
-def megabytes(count: int) -> str:
+def megabytes(count: float) -> str:
     return f"{count / 1e6:.0f} MB"
 
 
 def look_at_images(docker: Docker, base: str, report: Report) -> None:
     """Sizes, and what is in the default image."""
     sizes = {image: int(docker.ask("image", "inspect", "--format", "{{.Size}}", image)) for image in (base, IMAGE)}
-    report.say(f"base {base}: {megabytes(sizes[base])}; upon it {megabytes(sizes[IMAGE] - sizes[base])}")
-    report.check(
-        f"the image is {megabytes(sizes[IMAGE])} unpacked, at most {megabytes(IMAGE_BYTES)}",
-        sizes[IMAGE] <= IMAGE_BYTES,
-    )
+    report.measured(f"its base, {base}", sizes[base], "bytes")
+    report.measured("the image unpacked, without a bundle", sizes[IMAGE], "bytes", IMAGE_BYTES, fails=True)
     labels = json.loads(docker.ask("image", "inspect", "--format", "{{json .Config.Labels}}", IMAGE))
     version = labels.get("org.opencontainers.image.version")
     report.check(f"labelled {version}", labels.get("org.opencontainers.image.title") == "DeepCode-Analyst")
@@ -140,7 +179,7 @@ def look_inside(docker: Docker, container: str, report: Report) -> None:
 def use(docker: Docker, container: str, report: Report) -> None:
     """An analysis, the API's description, the health check; memory before and after."""
     idle = int(docker.ask("exec", container, "python3", "-c", MEMORY))
-    report.check(f"idle with {megabytes(idle)}, at most {megabytes(IDLE_BYTES)}", idle <= IDLE_BYTES)
+    report.measured(f"memory of an idle server with {BUNDLE}", idle, "bytes", IDLE_BYTES, fails=True)
     with httpx.Client(base_url=f"http://{ADDRESS}:{PORT}", timeout=120) as client:
         code = (ROOT / "recipes" / "samples" / "orders.py").read_text()
         began = time.monotonic()
@@ -149,7 +188,8 @@ def use(docker: Docker, container: str, report: Report) -> None:
         report.check(f"orders.py: {len(findings)} findings in {time.monotonic() - began:.1f} s", len(findings) > 0)
         for path in ("/schema/openapi.json", "/metrics", "/"):
             report.check(f"GET {path}", client.get(path).status_code == 200)
-    report.say(f"after that {megabytes(int(docker.ask('exec', container, 'python3', '-c', MEMORY)))}")
+    after = int(docker.ask("exec", container, "python3", "-c", MEMORY))
+    report.measured("its memory after an analysis", after, "bytes")
     deadline = time.monotonic() + 60
     while (health := docker.ask("inspect", "--format", "{{.State.Health.Status}}", container)) == "starting":
         if time.monotonic() > deadline:
@@ -187,7 +227,7 @@ def examine(docker: Docker, report: Report) -> None:
     base = base_image(docker)
     began = time.monotonic()
     build(docker, ROOT, base, "serve", ["--tag", IMAGE])
-    report.say(f"built in {time.monotonic() - began:.0f} s")
+    report.measured("time to build it, packages cached or not", time.monotonic() - began, "s")
     build(docker, ROOT, base, "with-bundle", ["--tag", BUNDLED, "--build-arg", f"BUNDLE={BUNDLE}"])
     look_at_images(docker, base, report)
     with tempfile.TemporaryDirectory() as folder:
@@ -196,13 +236,12 @@ def examine(docker: Docker, report: Report) -> None:
         names = {component["name"].lower() for component in sbom["components"]}
         report.check(f"its SBOM names {len(names)} packages", {"onnxruntime", "litestar", "deepcode-analyst"} <= names)
     with running(docker, IMAGE, "--volume", f"{ROOT / BUNDLE}:/bundle:ro") as (container, seconds):
-        slow = "" if seconds <= READY_SECONDS else f": more than {READY_SECONDS:.0f} s, on an idle machine a fault"
-        report.say(f"ready after {seconds:.1f} s{slow}")
+        report.measured("from `docker run` to ready, bundle mounted", seconds, "s", READY_SECONDS)
         look_inside(docker, container, report)
         use(docker, container, report)
         stop_while_it_works(docker, container, report)
     with running(docker, BUNDLED) as (_, seconds):
-        report.say(f"with the bundle inside: ready after {seconds:.1f} s")
+        report.measured("from `docker run` to ready, bundle inside", seconds, "s", READY_SECONDS)
 
 
 def main() -> int:
@@ -217,7 +256,9 @@ def main() -> int:
         return 0
     except (RuntimeError, OSError, subprocess.TimeoutExpired, httpx.HTTPError) as error:
         report.check(str(error), False)
-    report.say(f"{len(report.failures)} failures" if report.failures else "all is well")
+    report.print_figures()
+    missed = sum(figure.missed for figure in report.figures)
+    report.say(f"{len(report.failures)} failures, {missed} aims missed")
     return 1 if report.failures else 0
 
 

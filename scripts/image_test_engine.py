@@ -19,6 +19,8 @@ UNNEEDED = ("var/cache/apt", "var/lib/apt/lists", *(f"usr/share/{name}" for name
 HOST_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 ENGINE_SECONDS = 60
+# Of one target: packages that were not downloaded before are some hundred megabytes.
+BUILD_SECONDS = 1200
 
 
 class Skipped(Exception):
@@ -79,12 +81,21 @@ def engine(data: Path) -> Iterator[Docker]:
             finally:
                 process.terminate()
                 process.wait(timeout=ENGINE_SECONDS)
+                _unmount_below(Path(name))
 
 
 def _engine_command(folder: Path, data: Path, host: str) -> list[str]:
     # Containers share the host's network: nothing of the host's firewall is changed.
     command = ["dockerd", "--data-root", str(data), "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
     return [*command, "-H", host, "--bridge=none", "--iptables=false", "--ip6tables=false"]
+
+
+def _unmount_below(folder: Path) -> None:
+    # An engine that ended leaves the network of its containers mounted, and what is mounted can not be removed.
+    mounted = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in mounted:
+        if path.is_relative_to(folder):
+            subprocess.run(["umount", path], check=True)
 
 
 def base_image(docker: Docker) -> str:
@@ -103,7 +114,7 @@ def base_image(docker: Docker) -> str:
     with tempfile.TemporaryDirectory(prefix="image-test-base-") as name:
         root = Path(name) / "root"
         command = ["debootstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}", "bookworm", str(root)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
         if done.returncode != 0:
             raise Skipped(f"{BASE} can not be pulled, and debootstrap made no base:\n{done.stdout[-2000:]}")
         for folder in UNNEEDED:
@@ -129,7 +140,7 @@ def build(docker: Docker, context: Path, base: str, target: str, arguments: Sequ
         docker(
             *("build", "--network", "host", "--build-arg", f"PYTHON_IMAGE={base}", "--target", target),
             *(*secrets, *proxies, *arguments, str(context)),
-            timeout=3600,
+            timeout=BUILD_SECONDS,
         )
 
 

@@ -62,9 +62,9 @@ _chunk = msgspec.json.Decoder(_Chunk)
 _report = msgspec.json.Decoder(_Report)
 
 
-def connections(clients: int) -> aiohttp.ClientSession:
-    """A session with a connection for each client."""
-    connector = aiohttp.TCPConnector(limit=clients, force_close=False)
+def connections(clients: int, kept: bool = True) -> aiohttp.ClientSession:
+    """A session with a connection for each client, or with one for each request where they are not `kept`."""
+    connector = aiohttp.TCPConnector(limit=clients, force_close=not kept)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS))
 
 

@@ -96,7 +96,7 @@ async def _loads(
     peer: Peer, server: Running, bodies: Sequence[bytes], clients: Sequence[int], seconds: float
 ) -> tuple[list[Load], list[ApiTime]]:
     loads, api = [], []
-    async with connections(max(clients)) as session:
+    async with connections(max(clients), peer.keeps_connections) as session:
         ask = partial(analyze if peer.path == Ours.path else complete, session, server.url + peer.path)
         await ask(bodies[0])
         server.answered()
@@ -145,7 +145,7 @@ def _api_time(clients: int, before: _Spent, after: _Spent) -> ApiTime:
 
 async def _project(peer: Peer, model: Model, server: Running, first: Project, changed: Project) -> ProjectTime:
     ask = _as_batch if isinstance(peer, Ours) else partial(_as_completions, peer, model)
-    async with connections(PROJECT_CLIENTS) as session:
+    async with connections(PROJECT_CLIENTS, peer.keeps_connections) as session:
         cold = await _timed(ask, session, server.url, first)
         again = None if cold is None else await _timed(ask, session, server.url, changed)
     return ProjectTime(len(first.questions), cold, again)

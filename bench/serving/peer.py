@@ -45,6 +45,8 @@ class Peer(ABC):
     """The command that installs it."""
     health: str = "/health"
     path: str = "/v1/completions"
+    keeps_connections: bool = True
+    """A connection can be used for another request after an answer."""
 
     @abstractmethod
     def prepare(self, model: Model, python: Path) -> Path:

@@ -6,6 +6,7 @@ unpack it into. The server then checks each file once more against the bundle's 
 
 import hashlib
 import os
+import shutil
 import sys
 import tarfile
 import urllib.error
@@ -33,9 +34,30 @@ def fetch(url: str, sha256: str, folder: Path) -> None:
         if digest.hexdigest() != sha256:
             raise ValueError(f"its sha256 is {digest.hexdigest()}, not {sha256}")
         with tarfile.open(archive) as files:
-            files.extractall(folder, filter="data")
+            unpack(files, folder)
     finally:
         archive.unlink()
+
+
+def unpack(files: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of an archive into `folder`, nothing where one would land elsewhere.
+
+    tarfile's own filters do this from Python 3.11.4 on; Debian 12 has an older one.
+
+    Raises:
+        ValueError: a name leads out of the folder, or something is neither file nor folder.
+    """
+    members = [member for member in files.getmembers() if not member.isdir()]
+    for member in members:
+        if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{member.name} would land outside the destination")
+        if not member.isfile():
+            raise ValueError(f"{member.name} is no plain file")
+    for member in members:
+        path = folder / member.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.extractfile(member) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def main() -> int:

@@ -55,22 +55,23 @@ def _open_on_cuda(model: Path, threads: int) -> onnxruntime.InferenceSession:
     if CUDA not in onnxruntime.get_available_providers():
         raise EngineUnavailable(
             f"this onnxruntime ({onnxruntime.__version__}) was built without CUDA; "
-            "pip install 'deepcode-analyst[serve,gpu]' in a fresh environment, or choose the device cpu"
+            "pip install 'deepcode-analyst[gpu]' in a fresh environment, or choose the device cpu"
         )
     try:
         import cupy  # noqa: F401
     except ImportError as error:
         raise EngineUnavailable(
             f"cupy, which holds the KV cache on the GPU, does not load ({error}); "
-            "pip install 'deepcode-analyst[serve,gpu]', or choose the device cpu"
+            "pip install 'deepcode-analyst[gpu]', or choose the device cpu"
         ) from error
     onnxruntime.preload_dlls()
     # ONNX Runtime falls back to the CPU in silence where the driver or a library is missing: hence the look after.
     session = onnxruntime.InferenceSession(str(model), _options(threads), providers=[CUDA, "CPUExecutionProvider"])
     if not is_on_cuda(session):
         raise EngineUnavailable(
-            "onnxruntime has CUDA, but it did not start (a driver, CUDA or cuDNN library is missing or too old; "
-            "see its messages above); install what is missing, or choose the device cpu"
+            "onnxruntime has CUDA, but it did not start: no GPU is visible (in a container: docker run --gpus 1), or a "
+            "driver, CUDA or cuDNN library is missing or too old (see its messages above); mend that, or choose the "
+            "device cpu"
         )
     if any(entry.type == "tensor(float)" for entry in session.get_inputs()):
         raise EngineUnavailable(

@@ -139,9 +139,20 @@ def test_the_health_check_tells_a_living_server_from_a_dead_one(server_url: str,
     assert "Traceback" not in done.stderr
 
 
+def asked_for(extra: str) -> list[Requirement]:
+    """What an extra of ours lists, those that it is made of included."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    found: list[Requirement] = []
+    for requirement in map(Requirement, lines):
+        if requirement.name == "deepcode-analyst":
+            found += [item for part in requirement.extras for item in asked_for(part)]
+        else:
+            found.append(requirement)
+    return found
+
+
 def test_serving_installs_no_torch_and_no_transformers() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    waiting = [Requirement(line) for line in extras["serve"]]
+    waiting = asked_for("serve")
     installed: set[str] = set()
     while waiting:
         name = canonicalize_name(waiting.pop().name)
@@ -156,3 +167,12 @@ def test_serving_installs_no_torch_and_no_transformers() -> None:
 
     assert {"onnxruntime", "litestar", "tokenizers"} <= installed
     assert installed.isdisjoint({"torch", "transformers", "bitsandbytes", "peft"})
+
+
+@pytest.mark.parametrize(("extra", "runtime"), [("serve", "onnxruntime"), ("gpu", "onnxruntime-gpu")])
+def test_an_extra_that_serves_has_everything_and_one_onnx_runtime(extra: str, runtime: str) -> None:
+    # Two would write over each other: pip installs both into one folder.
+    names = {requirement.name for requirement in asked_for(extra)}
+
+    assert {name for name in names if name.startswith("onnxruntime")} == {runtime}
+    assert {"litestar", "tokenizers", "llguidance"} <= names

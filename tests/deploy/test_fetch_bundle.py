@@ -58,20 +58,30 @@ def test_the_bundle_is_unpacked_and_nothing_is_left_beside_it(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("other.tar.gz", "its sha256 is "), ("gone.tar.gz", "404"), ("escaping.tar.gz", "outside the destination")],
+    [
+        ("other.tar.gz", "its sha256 is "),
+        ("gone.tar.gz", "404"),
+        ("escaping.tar.gz", "outside the destination"),
+        ("linking.tar.gz", "no plain file"),
+    ],
 )
 def test_what_is_not_the_bundle_is_refused_and_nothing_of_it_unpacked(
     store: tuple[Path, str], tmp_path: Path, name: str, said: str
 ) -> None:
     folder, url = store
-    (folder / "other.tar.gz").write_bytes(b"something else")
     with tarfile.open(folder / "escaping.tar.gz", "w:gz") as archive:
+        archive.add(SCRIPT, arcname="manifest.json")
         archive.add(SCRIPT, arcname="../escaped.py")
-    right = hashlib.sha256((folder / "escaping.tar.gz").read_bytes()).hexdigest()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with tarfile.open(folder / "linking.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "link", arcname="onnx")
+        archive.add(SCRIPT, arcname="onnx/escaped.py")
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    (folder / "other.tar.gz").write_bytes(b"something else")
     unpacked = tmp_path / "bundle"
     unpacked.mkdir()
 
-    done = fetch(f"{url}/{name}", right, unpacked)
+    done = fetch(f"{url}/{name}", sums.get(name, "0" * 64), unpacked)
 
     assert done.returncode == 1
     assert f"{url}/{name} was not unpacked: " in done.stderr

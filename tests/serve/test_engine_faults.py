@@ -142,8 +142,6 @@ async def test_closing_is_no_failure(bundle: Bundle, start_engine: StartEngine) 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is CUDA here")
 def test_cuda_where_there_is_none_is_an_error_that_says_what_to_do(bundle: Bundle) -> None:
-    with pytest.raises(
-        EngineUnavailable, match=r"pip install 'deepcode-analyst\[serve,gpu\]'.*or choose the device cpu"
-    ):
+    with pytest.raises(EngineUnavailable, match=r"pip install 'deepcode-analyst\[gpu\]'.*or choose the device cpu"):
         BatchingEngine(bundle, (), 1, 1, device="cuda")
     BatchingEngine(bundle, (), 1, 1, threads=1, device="auto").close()

@@ -20,6 +20,7 @@ class LlamaCpp(Peer):
     environment = "llama.cpp"
     needs = "llama-server"
     install = "scripts/bench_peers.sh runs/bench-peers llama.cpp"
+    keeps_connections = False  # it closes each after a streamed answer, without saying so in the answer
 
     def prepare(self, model: Model, python: Path) -> Path:
         """A GGUF file in 16 bits, and llama.cpp's own quantisation of it."""
