@@ -1,5 +1,6 @@
 """BM25 over the words that identifiers are made of: what finds a name that the query spells."""
 
+import math
 import re
 from array import array
 from collections import Counter
@@ -16,6 +17,11 @@ K1, B = 1.5, 0.75
 def split_words(text: str) -> list[str]:
     """The words of a text, lower case, with identifiers split where their parts meet."""
     return [word.lower() for word in _WORD.findall(text)]
+
+
+def rarity(documents: int, holding: int) -> float:
+    """What a word weighs that `holding` of so many documents hold: the inverse document frequency of BM25."""
+    return math.log1p((documents - holding + 0.5) / (holding + 0.5))
 
 
 class _Posting:
@@ -80,18 +86,18 @@ class LexicalIndex:
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """The score of every document [N] by its number, 0 for one that shares no word with the query or is removed."""
-        scores = np.zeros(len(self._lengths), np.float32)
+        # Summed in float64: documents whose words weigh the same must come out equal, whichever is added first.
+        scores = np.zeros(len(self._lengths))
         postings = [posting for word in split_words(query) if (posting := self._postings.get(word)) is not None]
         if not postings:
-            return scores
+            return scores.astype(np.float32)
         lengths = np.frombuffer(self._lengths, np.float32)
-        weights = K1 * (1 - B + B * lengths / (self._words / self._alive))
+        weights = K1 * (1 - B + B * lengths.astype(np.float64) / (self._words / self._alive))
         for posting in postings:
             documents = np.frombuffer(posting.documents, np.int64)
             counts = np.frombuffer(posting.counts, np.float32)
-            rarity = np.log1p((self._alive - posting.alive + 0.5) / (posting.alive + 0.5))
-            scores[documents] += rarity * counts / (counts + weights[documents])
-        return np.where(lengths > 0, scores, np.float32(0))
+            scores[documents] += rarity(self._alive, posting.alive) * counts / (counts + weights[documents])
+        return np.where(lengths > 0, scores, 0).astype(np.float32)
 
     def search(self, query: str, k: int) -> list[int]:
         """The k best documents that share a word with the query, the best first; of equals the first added."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from bundle.fusion import HybridRanking
 from bundle.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -18,6 +19,7 @@ from bundle.manifest import (
     read_manifest,
     verify_files,
 )
+from bundle.precision import EmbeddingFormat
 from bundle.units import Unit
 
 MODEL_FILE = "model.onnx"
@@ -37,7 +39,8 @@ class SearchManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     parameters: int
     dimensions: tuple[int, ...]  # the full width, then the widths at which an embedding's first part serves as well
     max_tokens: int  # of a text, special tokens among them; the rest is cut off
-    lexical_weight: float  # of BM25 in the rank fusion, beside 1 of the embeddings: the best on validation projects
+    hybrid: HybridRanking = HybridRanking()  # the best on validation projects
+    embeddings: EmbeddingFormat = EmbeddingFormat()  # how an index keeps them
     exports: dict[SearchExport, Export]
     weights_sha256: str
     lineage: dict[str, Any]

@@ -107,13 +107,19 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_any_recipe(options.recipe, options.overrides)
+    folder = options.out or Path("runs") / recipe.name
     with console.status("looking"):
         quiet_libraries()
         from compress.doctor import diagnose, is_well, table
 
-        checks = diagnose(recipe, options.out or Path("runs") / recipe.name)
-    console.print(table(recipe, checks))
+        if isinstance(recipe, SearchRecipe):
+            from compress.code_search.doctor import diagnose_search
+
+            checks = diagnose_search(recipe, folder)
+        else:
+            checks = diagnose(recipe, folder)
+    console.print(table(recipe.name, checks))
     return 0 if is_well(checks) else 1
 
 

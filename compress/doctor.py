@@ -11,7 +11,7 @@ from bundle.prompt import Prompt
 from bundle.rules import load_catalogue
 from compress.checks import Check, Verdict, count
 from compress.cost import Size
-from compress.data.corpus import find_sources
+from compress.data.corpus import find_sources, is_here
 from compress.data.sample import Sample, sample_examples
 from compress.data.stage import CORPUS_CACHE
 from compress.data.tokens import load_tokenizer, make_prompt
@@ -44,7 +44,9 @@ def diagnose(recipe: Recipe, folder: Path) -> list[Check]:
         try:
             prompt = make_prompt(recipe.data.prompt, load_catalogue(), models.tokenizer)
             checks += _template(recipe, models.tokenizer, prompt)
-            sources, _ = find_sources([entry for entry in recipe.data.corpus if _is_here(entry)], CORPUS_CACHE)
+            # Published packages are fetched by a run, not by a look at its recipe.
+            here = [entry for entry in recipe.data.corpus if is_here(entry, CORPUS_CACHE)]
+            sources, _ = find_sources(here, CORPUS_CACHE)
             sample = sample_examples(recipe.data, sources, prompt, models.tokenizer.eos_token_id)
             checks += _lengths(recipe, models, sample)
         except RecipeError as error:
@@ -61,21 +63,15 @@ def is_well(checks: list[Check]) -> bool:
     return all(check.verdict != "wrong" for check in checks)
 
 
-def table(recipe: Recipe, checks: list[Check]) -> Table:
-    """The checks for a terminal."""
-    shown = Table(title=f"{recipe.name}: before a run", title_justify="left")
-    for name in ("", "looked at", "found"):
-        shown.add_column(name, no_wrap=name == "looked at")
+def table(name: str, checks: list[Check]) -> Table:
+    """The checks of the recipe of this name for a terminal."""
+    shown = Table(title=f"{name}: before a run", title_justify="left")
+    for column in ("", "looked at", "found"):
+        shown.add_column(column, no_wrap=column == "looked at")
     marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[bold red]wrong[/bold red]"}
     for check in checks:
         shown.add_row(marks[check.verdict], check.about, check.found.replace("[", "\\["))
     return shown
-
-
-def _is_here(entry: str) -> bool:
-    """Published packages are fetched by a run, not by a look at its recipe."""
-    name, _, version = entry.removeprefix("pypi:").partition("==")
-    return not entry.startswith("pypi:") or (CORPUS_CACHE / f"{name}-{version}").is_dir()
 
 
 def _models(recipe: Recipe) -> Models:
@@ -84,12 +80,12 @@ def _models(recipe: Recipe) -> Models:
     if own is not None:
         teacher = _of_shape(Qwen2Config(vocab_size=own.vocab_size, tie_word_embeddings=True), own)
     else:
-        teacher = _config("teacher.model", recipe.teacher.model or "")
+        teacher = load_config("teacher.model", recipe.teacher.model or "")
         tokenizer = load_tokenizer(recipe.teacher.model or "")
     if recipe.student is None:
         return Models(tokenizer, teacher, Size.of(teacher), None, None)
     if recipe.student.model is not None:
-        student = _config("student.model", recipe.student.model)
+        student = load_config("student.model", recipe.student.model)
     elif recipe.student.prune is not None:
         student = _of_shape(teacher, recipe.student.prune)
     else:
@@ -99,7 +95,15 @@ def _models(recipe: Recipe) -> Models:
     return Models(tokenizer, teacher, Size.of(teacher), student, Size.of(student))
 
 
-def _config(key: str, name: str) -> PretrainedConfig:
+def load_config(key: str, name: str) -> PretrainedConfig:
+    """The configuration of a model on disk or on the hub, without its weights.
+
+    Args:
+        key: of the recipe, for the message.
+
+    Raises:
+        RecipeError: there is none.
+    """
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -22,7 +22,8 @@ from compress.evaluation.generate import Decoding, Question, answers_from_checkp
 from compress.evaluation.generated import Answers
 from compress.evaluation.held_out import held_out_units
 from compress.evaluation.scores import Scores, length_retention, score, term_retention
-from compress.recipe import Gate, Recipe
+from compress.gate import Judged, judged
+from compress.recipe import Recipe
 from compress.samples import SAMPLES_FILE, sample_answers, write_samples
 from compress.student import head_dimension
 
@@ -69,7 +70,7 @@ class Confidence(msgspec.Struct, frozen=True):
     error_calibrated: float | None
 
 
-class Evaluation(msgspec.Struct, frozen=True):
+class Evaluation(Judged, frozen=True):
     """Everything report.json says."""
 
     name: str
@@ -78,10 +79,6 @@ class Evaluation(msgspec.Struct, frozen=True):
     baselines: list[Baseline]
     confidence: Confidence
     thresholds: dict[str, float]
-    retention: dict[str, float]
-    gate: dict[str, float]
-    gate_passed: bool
-    failures: list[str]
 
 
 def unmeasured(name: str) -> Evaluation:
@@ -240,23 +237,6 @@ def _retention(teacher: Row, shipped: Row) -> dict[str, float]:
         "length_retention": shipped.length_retention,
         "term_retention": shipped.term_retention,
     }
-
-
-def judged(evaluation: Evaluation, gate: Gate) -> Evaluation:
-    """The same measures with this gate's verdict."""
-    failures = gate_failures(gate, evaluation.retention)
-    return msgspec.structs.replace(
-        evaluation, gate=msgspec.to_builtins(gate), gate_passed=not failures, failures=failures
-    )
-
-
-def gate_failures(gate: Gate, retention: dict[str, float]) -> list[str]:
-    """One sentence for each measure that is below the gate."""
-    return [
-        f"{name.replace('_', ' ')} is {retention[name]:.3f}, below the gate's {least:.3f}"
-        for name, least in msgspec.to_builtins(gate).items()
-        if retention[name] < least
-    ]
 
 
 def _answers(

@@ -40,11 +40,6 @@ def memory_checks(recipe: Recipe, models: Models) -> Needs:
     where, free = free_memory()
     eager = where == "memory"
     checks = []
-
-    def judged(about: str, total: int, parts: str, advice: str) -> None:
-        found = f"about {size(total)} ({parts}) of {size(free)} free in {where}"
-        checks.append(Check(about, "ok", found) if total <= free else Check(about, "wrong", f"{found}: {advice}"))
-
     width = _BYTES_PER_PARAMETER.get(str(models.teacher.dtype).removeprefix("torch."), 2)
     asked = reading_plan(models.teacher, models.teacher_size, _LABELLING_TOKENS, width)
     loop, lora = recipe.teacher.train, recipe.teacher.lora
@@ -56,20 +51,36 @@ def memory_checks(recipe: Recipe, models: Models) -> Needs:
             of_base = _NF4_BYTES if lora.quantize else width
             plan = adapter_plan(*trained, lora, recipe.data.max_tokens, eager, of_base)
         advice = "set teacher.lora" if lora is None else "set teacher.lora.quantize: nf4"
-        judged("memory: teacher", plan.total, _parts(plan), f"{advice}; {TRAINING_KNOBS}")
+        checks.append(memory_check("teacher", plan.total, parts_of(plan), f"{advice}; {TRAINING_KNOBS}"))
     if models.student is None or models.student_size is None:
         return Needs(checks, False)
     plan = training_plan(models.student, models.student_size, recipe.train, recipe.data.max_tokens, eager)
     together = asked.total + plan.total
     if recipe.distill.teacher == "online":
-        judged("memory: training", together, f"teacher {size(asked.total)}, {_parts(plan)}", TRAINING_KNOBS)
+        parts = f"teacher {size(asked.total)}, {parts_of(plan)}"
+        checks.append(memory_check("training", together, parts, TRAINING_KNOBS))
     else:
-        judged("memory: soft labels", asked.total, _parts(asked), "take a machine with more, or several GPUs")
-        judged("memory: training", plan.total, _parts(plan), TRAINING_KNOBS)
+        more = "take a machine with more, or several GPUs"
+        checks.append(memory_check("soft labels", asked.total, parts_of(asked), more))
+        checks.append(memory_check("training", plan.total, parts_of(plan), TRAINING_KNOBS))
     return Needs(checks, together <= free)
 
 
-def _parts(plan: Plan) -> str:
+def memory_check(purpose: str, total: int, parts: str, advice: str) -> Check:
+    """Whether so many bytes are free where training would be.
+
+    Args:
+        parts: what they are for.
+        advice: what helps when they are not.
+    """
+    where, free = free_memory()
+    found = f"about {size(total)} ({parts}) of {size(free)} free in {where}"
+    about = f"memory: {purpose}"
+    return Check(about, "ok", found) if total <= free else Check(about, "wrong", f"{found}: {advice}")
+
+
+def parts_of(plan: Plan) -> str:
+    """A plan in words."""
     return ", ".join(f"{name} {size(value)}" for name, value in plan._asdict().items() if value)
 
 
@@ -78,9 +89,7 @@ def disk_and_work(recipe: Recipe, models: Models, sample: Sample, together: bool
     tokens = Tokens(
         sample.examples * sample.mean_tokens, sample.examples * sample.mean_answer_tokens, sample.mean_tokens
     )
-    free = shutil.disk_usage(
-        next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    ).free
+    free = free_disk(folder)
     fits = True
     if recipe.distill.teacher == "cached":
         row = label_bytes(recipe.distill)
@@ -101,6 +110,13 @@ def disk_and_work(recipe: Recipe, models: Models, sample: Sample, together: bool
     asking, training = distilling_flops(*sizes, tokens, recipe.distill, epochs, train.gradient_checkpointing)
     yield Check("work", "ok", f"{epochs:.1f} epochs: teacher {asking:.1e} FLOP, student {training:.1e} FLOP")
     yield recommendation(recipe, vocabulary=models.teacher.vocab_size, together=together, epochs=epochs, room=fits)
+
+
+def free_disk(folder: Path) -> int:
+    """The bytes free where a folder is, or would be made."""
+    return shutil.disk_usage(
+        next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    ).free
 
 
 def recommendation(recipe: Recipe, vocabulary: int, together: bool, epochs: float, room: bool) -> Check:

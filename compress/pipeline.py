@@ -19,12 +19,12 @@ from compress.data.examples import read_examples
 from compress.data.stage import data_stage
 from compress.data.tokens import TokenDataset, load_tokenizer, make_prompt, prompt_template
 from compress.distill import train_student
-from compress.errors import GateError
-from compress.evaluate import Candidate, Evaluation, evaluate_models, judged
+from compress.evaluate import Candidate, Evaluation, evaluate_models
 from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
 from compress.export.onnx import export_onnx
 from compress.export.vllm import export_vllm
+from compress.gate import judged, require_passed
 from compress.lineage import as_told
 from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
 from compress.mishaps import LABELLING_KNOBS, memory_advice
@@ -375,12 +375,7 @@ class Pipeline:
 
     def _bundle(self, student: Path, exports: dict[str, tuple[Path, str]], report: Path) -> None:
         evaluation = read_evaluation(report)
-        if not evaluation.gate_passed:
-            raise GateError(
-                f"{self.recipe.name} is below its gate, so no new bundle was written: "
-                f"{'; '.join(evaluation.failures)}. "
-                "Train longer, take a larger student, or lower evaluate.gate."
-            )
+        require_passed(self.recipe.name, evaluation.failures)
         # What is served first names the weights.
         kind_of = {"onnx": "onnx", "quantize": "nf4", "recover": "nf4", "vllm": "vllm"}
         named = {kind: exports[stage] for stage, kind in kind_of.items() if stage in exports}

@@ -25,7 +25,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     recipe = load_any_recipe(path, overrides)
     if isinstance(recipe, SearchRecipe):
-        raise RecipeError(f"{path} has `task: search`, which only `deepcode-compress run` takes")
+        raise RecipeError(f"{path} has `task: search`, which only `deepcode-compress run` and `doctor` take")
     return recipe
 
 

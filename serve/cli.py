@@ -111,8 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache-url", help="a Valkey or Redis that keeps them too (default: none)")
     parser.add_argument("--search-bundle", metavar="DIR", help="a search bundle, for code search (default: none)")
     parser.add_argument("--index-dir", metavar="DIR", help="where its index is kept (default: --index-url)")
-    parser.add_argument("--index-url", metavar="URL", help="a Qdrant that keeps it instead (default: none)")
-    parser.add_argument("--index-key", metavar="FILE", help="holds the API key that Qdrant asks for (default: none)")
+    parser.add_argument("--index-url", metavar="URL", help="a PostgreSQL that keeps it instead (default: none)")
     parser.add_argument("--log-code", metavar="BOOL", help="whether requests' code is logged (default false)")
     parser.add_argument("--new-key", metavar="NAME", help="add a key to the --api-keys FILE, print it, and end")
     return parser

@@ -70,9 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     index_dir: Path | None = None
     """The folder of the code search's index; this server's alone."""
     index_url: str | None = None
-    """The URL of a Qdrant that keeps the index instead, for many servers."""
-    index_key: Path | None = None
-    """A file with the API key that Qdrant asks for."""
+    """The URL of a PostgreSQL with pgvector that keeps the index instead, for many servers; a secret."""
     log_code: bool = False
     """Whether the code of a request is written to the log."""
 
@@ -104,6 +102,9 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
         raise SettingsError(f"{origin['upstream']} names vLLM servers: add --engine vllm")
     if settings.upstream is not None and not settings.upstream.startswith(("http://", "https://")):
         raise SettingsError(f"{origin['upstream']}={settings.upstream!r}: give a URL such as http://vllm:8000/v1")
+    if settings.index_url is not None and not settings.index_url.startswith(("postgresql://", "postgres://")):
+        # Not shown, as it may hold a password.
+        raise SettingsError(f"{origin['index_url']}: give a URL such as postgresql://deepcode@database:5432/deepcode")
     kept = [name for name in ("index_dir", "index_url") if name in chosen]
     if (settings.search_bundle is None and kept) or (settings.search_bundle is not None and len(kept) != 1):
         given = origin[kept[0]] if kept else origin["search_bundle"]

@@ -8,7 +8,9 @@ from typing import Any, Self
 import msgspec
 from sentence_transformers import SentenceTransformer
 
+from bundle.fusion import HybridRanking
 from bundle.manifest import SCHEMA_VERSION, TOKENIZER_FILE, Export, describe_files, weights_sha256, write_manifest
+from bundle.precision import EmbeddingFormat
 from bundle.search import FP32, INT8, SearchBundle, SearchExport, SearchManifest
 from compress.assemble import replace_folder, versions
 from compress.code_search.encoders import transformer
@@ -63,7 +65,7 @@ def write_exports(encoder: SentenceTransformer, dimensions: tuple[int, ...], int
 def draft_bundle(recipe: SearchRecipe, folder: Path) -> SearchBundle:
     """What `write_exports` wrote, as a bundle to measure: without scores, and no file of it checked."""
     exports = {kind: Export(name, kind) for kind, name in FOLDERS.items() if (folder / name).is_dir()}
-    return SearchBundle(folder, _manifest(recipe, folder, exports, lineage={}, scores={}, lexical_weight=1.0))
+    return SearchBundle(folder, _manifest(recipe, folder, exports, {}, {}, HybridRanking(), EmbeddingFormat()))
 
 
 def write_search_bundle(
@@ -72,7 +74,8 @@ def write_search_bundle(
     report: Path,
     lineage: Mapping[str, Any],
     scores: Mapping[str, Any],
-    lexical_weight: float,
+    hybrid: HybridRanking,
+    embeddings: EmbeddingFormat,
     target: Path,
 ) -> None:
     """Write the bundle to `target`, replacing an older one only when the new one is complete.
@@ -81,6 +84,8 @@ def write_search_bundle(
         exported: what `write_exports` wrote.
         report: a folder with report.html and report.json.
         lineage: what the weights came from; versions are added here.
+        hybrid: how they and BM25 are fused.
+        embeddings: how an index keeps them.
     """
     staged = target.with_name(f"{target.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
@@ -92,7 +97,7 @@ def write_search_bundle(
         shutil.copy(report / name, staged / name)
     exports = {kind: Export(name, kind.removeprefix("onnx-")) for kind, name in FOLDERS.items()}
     told = {**lineage, "versions": versions(_VERSIONS_OF)}
-    drafted = _manifest(recipe, exported, exports, told, scores, lexical_weight)
+    drafted = _manifest(recipe, exported, exports, told, scores, hybrid, embeddings)
     files = describe_files(staged)
     write_manifest(
         staged, msgspec.structs.replace(drafted, files=files, weights_sha256=weights_sha256(files, FOLDERS[INT8]))
@@ -106,7 +111,8 @@ def _manifest(
     exports: dict[SearchExport, Export],
     lineage: Mapping[str, Any],
     scores: Mapping[str, Any],
-    lexical_weight: float,
+    hybrid: HybridRanking,
+    embeddings: EmbeddingFormat,
 ) -> SearchManifest:
     facts = Facts.read(exported)
     return SearchManifest(
@@ -117,7 +123,8 @@ def _manifest(
         parameters=facts.parameters,
         dimensions=facts.dimensions,
         max_tokens=recipe.data.max_tokens,
-        lexical_weight=lexical_weight,
+        hybrid=hybrid,
+        embeddings=embeddings,
         exports=exports,
         weights_sha256="",
         lineage=dict(lineage),

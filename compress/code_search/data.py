@@ -58,14 +58,14 @@ def build_pairs(
             units = units_of(source, data.max_lines)
             unreadable += units is None
             for unit in units or ():
-                if (query := query_of(unit)) is None:
+                if (pair := pair_of(source, unit)) is None:
                     continue
-                keys: set[bytes | str] = {code_key(unit), " ".join(query.lower().split())}
+                keys: set[bytes | str] = {code_key(unit), " ".join(pair.query.lower().split())}
                 if seen & keys:
                     duplicates += 1
                 else:
                     seen |= keys
-                    found.append((source, _pair(source, unit, query)))
+                    found.append((source, pair))
     if data.max_pairs_per_project is not None:
         found = at_most_per_project(found, data.max_pairs_per_project, data.split_seed)
     splits: dict[str, list[Pair]] = {name: [] for name in SPLITS}
@@ -105,7 +105,10 @@ def query_of(unit: Unit) -> str | None:
     return None if unit.summary[:20] in unit.code else unit.summary
 
 
-def _pair(source: SourceFile, unit: Unit, query: str) -> Pair:
+def pair_of(source: SourceFile, unit: Unit) -> Pair | None:
+    """The pair that a unit of a file makes, if it makes one."""
+    if (query := query_of(unit)) is None:
+        return None
     without = msgspec.structs.replace(unit, summary=None)
     return Pair(source.project, source.path, unit.start_line, query, document_text(without))
 

@@ -1,8 +1,11 @@
 """What was kept and what was lost: every way to search beside the teacher, on held-out projects."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,17 +13,21 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bundle.encoder import Encoder
+from bundle.fusion import HybridRanking
 from bundle.lexical import LexicalIndex
-from bundle.search import FP32, SearchBundle, SearchExport
+from bundle.precision import EmbeddingFormat, Precision
+from bundle.search import FP32, SearchExport
 from compress.code_search.bundling import Facts, draft_bundle
 from compress.code_search.data import Pair, read_pairs
-from compress.code_search.recipe import SearchGate, SearchRecipe
+from compress.code_search.recipe import SearchRecipe
 from compress.code_search.scores import SearchScores, hybrid_ranks, own_ranks, rankings, score_ranks
+from compress.gate import Judged, judged
 from compress.label_cache import write_array
 
 RAW, TEACHER, BASELINE, DISTILLED = "teacher as it came", "teacher", "student, pairs only", "student, distilled"
 SHIPPED, LEXICAL, HYBRID = "student, int8", "BM25", "hybrid: int8 and BM25"
 _WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+_CONSTANTS = (1.0, 3.0, 5.0, 10.0, 20.0, 60.0)
 
 
 class SearchCandidate(msgspec.Struct, frozen=True):
@@ -32,27 +39,42 @@ class SearchCandidate(msgspec.Struct, frozen=True):
 
 
 class SearchRow(msgspec.Struct, frozen=True):
-    """One line of the score table. Speed and size are None for BM25, which has no model."""
+    """One line of the score table. What it costs is None for BM25, which has no model."""
 
     model: str
     scores: SearchScores
     by_width: dict[int, float]  # MRR@10 at each of the student's Matryoshka widths
     parameters: int | None
     bytes_on_disk: int | None
+    bytes_per_embedding: int | None  # as an index keeps it
     texts_per_second: float | None  # functions of the test split, one thread
 
 
-class SearchEvaluation(msgspec.Struct, frozen=True):
+class SearchEvaluation(Judged, frozen=True):
     """Everything report.json says."""
 
     name: str
     units: dict[str, int]
     rows: list[SearchRow]
-    lexical_weight: float
-    retention: dict[str, float]
-    gate: dict[str, float]
-    gate_passed: bool
-    failures: list[str]
+    hybrid: HybridRanking
+    embeddings: EmbeddingFormat  # in which the bundle has them kept
+
+
+class Embedded(NamedTuple):
+    """What an encoder made of the pairs of a split, and how many functions a second one thread embeds."""
+
+    queries: NDArray[np.float32]  # [Q, D], of length 1
+    documents: NDArray[np.float32]  # likewise; document i is query i's own
+    texts_per_second: float
+
+    def similarities(self, width: int, embeddings: EmbeddingFormat) -> NDArray[np.float32]:
+        """Of every function [Q, Q] for every query, with the first `width` columns, the functions' as they are kept."""
+        queries, documents = (_shortened(part, width) for part in (self.queries, self.documents))
+        return queries @ embeddings.kept(documents).T
+
+
+Formats = Callable[[int], EmbeddingFormat]
+"""How embeddings of a width are kept."""
 
 
 def evaluate_search(
@@ -60,41 +82,30 @@ def evaluate_search(
 ) -> SearchEvaluation:
     """Ask every candidate all queries of the test split, each against the functions of all.
 
-    The last one is shipped; the weight of BM25 in the hybrid with it is chosen on the validation split. Embeddings
-    are kept in `out` by model, so that a killed evaluation goes on with the next model.
+    The last one is shipped, and is measured with its embeddings kept in every precision. On the validation split are
+    chosen the range of embeddings in 8 bits, and how what is served and BM25 are fused. Embeddings are
+    kept in `out` by model, so that a killed evaluation goes on with the next model.
     """
     pairs = read_pairs(data / "test.jsonl")[: recipe.evaluate.queries]
     validation = read_pairs(data / "validation.jsonl")[: recipe.evaluate.validation_queries]
-    shipped = candidates[-1]
-    rows = []
-    dense: NDArray[np.float32] = np.empty(0, np.float32)
-    for each in candidates:
-        with console.status(f"embeddings of {each.name}"):
-            queries, documents, speed = _embedded(recipe, each, pairs, out)
-        dense = queries @ documents.T
-        bundle = _bundle(recipe, each)
-        facts = Facts.read(each.folder)
-        rows.append(
-            SearchRow(
-                model=each.name,
-                scores=score_ranks(own_ranks(dense), recipe.seed),
-                by_width={width: _mrr_at(queries, documents, width, recipe.seed) for width in facts.dimensions[1:]},
-                parameters=facts.parameters,
-                bytes_on_disk=bundle.model_file(each.export).stat().st_size,
-                texts_per_second=speed,
-            )
-        )
-    weight = _best_weight(recipe, shipped, validation, out)
-    lexical = _lexical(pairs)
-    hybrid = hybrid_ranks(rankings(dense), rankings(lexical, least=0.0), weight)
-    nothing = SearchRow(LEXICAL, score_ranks(own_ranks(lexical), recipe.seed), {}, None, None, None)
+    shipped, served = candidates[-1], recipe.index.precision
+    embedded = {each.name: _embedded(recipe, each, pairs, out, "test", console) for each in candidates}
+    chosen_on = _embedded(recipe, shipped, validation, out, "validation", console)
+    rows = [_row(recipe, each, each.name, embedded[each.name], lambda _: EmbeddingFormat()) for each in candidates]
+    for precision in ("int8", "binary"):
+        formats = partial(_fitted, precision, chosen_on)
+        rows.append(_row(recipe, shipped, _in_precision(precision), embedded[shipped.name], formats))
+    of_served = next(row for row in rows if row.model == _in_precision(served))
+    width = Facts.read(shipped.folder).dimensions[0]
+    kept = _fitted(served, chosen_on, width)
+    hybrid = _best_hybrid(recipe, chosen_on.similarities(width, kept), validation)
+    dense, lexical = embedded[shipped.name].similarities(width, kept), _lexical(pairs)
+    fused = hybrid_ranks(rankings(dense), rankings(lexical, least=0.0), hybrid)
     rows += [
-        nothing,
-        msgspec.structs.replace(rows[-1], model=HYBRID, scores=score_ranks(hybrid, recipe.seed), by_width={}),
+        SearchRow(LEXICAL, score_ranks(own_ranks(lexical), recipe.seed), {}, None, None, None, None),
+        msgspec.structs.replace(of_served, model=HYBRID, scores=score_ranks(fused, recipe.seed), by_width={}),
     ]
-    retention = _retention(rows)
-    failures = gate_failures(recipe.evaluate.gate, retention)
-    return SearchEvaluation(
+    evaluation = SearchEvaluation(
         name=recipe.name,
         units={
             "queries": len(pairs),
@@ -102,63 +113,82 @@ def evaluate_search(
             "projects": len({pair.project for pair in pairs}),
         },
         rows=rows,
-        lexical_weight=weight,
-        retention=retention,
-        gate=msgspec.to_builtins(recipe.evaluate.gate),
-        gate_passed=not failures,
-        failures=failures,
+        hybrid=hybrid,
+        embeddings=kept,
+        retention=_retention(next(row for row in rows if row.model == TEACHER), of_served),
+        gate={},
+        gate_passed=True,
+        failures=[],
+    )
+    return judged(evaluation, recipe.evaluate.gate)
+
+
+def _row(recipe: SearchRecipe, each: SearchCandidate, name: str, found: Embedded, formats: Formats) -> SearchRow:
+    facts = Facts.read(each.folder)
+    width, *shorter = facts.dimensions
+
+    def scores(columns: int) -> SearchScores:
+        return score_ranks(own_ranks(found.similarities(columns, formats(columns))), recipe.seed)
+
+    return SearchRow(
+        model=name,
+        scores=scores(width),
+        by_width={columns: scores(columns).mrr.value for columns in shorter},
+        parameters=facts.parameters,
+        bytes_on_disk=draft_bundle(recipe, each.folder).model_file(each.export).stat().st_size,
+        bytes_per_embedding=formats(width).bytes_per_embedding(width),
+        texts_per_second=found.texts_per_second,
     )
 
 
-def gate_failures(gate: SearchGate, retention: dict[str, float]) -> list[str]:
-    """One sentence for each measure that is below the gate."""
-    return [
-        f"{name.replace('_', ' ')} is {retention[name]:.3f}, below the gate's {least:.3f}"
-        for name, least in msgspec.to_builtins(gate).items()
-        if retention[name] < least
-    ]
+def _in_precision(precision: Precision) -> str:
+    """What the row of the shipped student is called whose embeddings are kept so."""
+    return SHIPPED if precision == "float16" else f"{SHIPPED}; {precision} embeddings"
 
 
-def _retention(rows: Sequence[SearchRow]) -> dict[str, float]:
-    """The shipped student against the teacher it learnt from: what it keeps, and what share of the cost it has."""
-    by_name = {row.model: row for row in rows}
-    teacher, shipped = by_name[TEACHER], by_name[SHIPPED]
+def _fitted(precision: Precision, chosen_on: Embedded, width: int) -> EmbeddingFormat:
+    return EmbeddingFormat.fitted(precision, _shortened(chosen_on.documents, width))
+
+
+def _shortened(embeddings: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """The first columns [N, width], divided by their length."""
+    return embeddings[:, :width] / np.linalg.norm(embeddings[:, :width], axis=1, keepdims=True)
+
+
+def _retention(teacher: SearchRow, served: SearchRow) -> dict[str, float]:
+    """What is served against the teacher it learnt from: what it keeps, and what share of the cost it has."""
 
     def share(name: str) -> float:
         most = getattr(teacher.scores, name).value
-        return getattr(shipped.scores, name).value / most if most else 0.0
+        return getattr(served.scores, name).value / most if most else 0.0
 
-    assert teacher.texts_per_second and shipped.texts_per_second, "encoders were timed"
-    assert teacher.bytes_on_disk and shipped.bytes_on_disk, "encoders have weights"
+    assert teacher.texts_per_second and served.texts_per_second, "encoders were timed"
+    assert teacher.bytes_on_disk and served.bytes_on_disk, "encoders have weights"
     return {
         "mrr_retention": share("mrr"),
         "recall_at_10_retention": share("recall_at_10"),
-        "encode_time": teacher.texts_per_second / shipped.texts_per_second,
-        "bytes": shipped.bytes_on_disk / teacher.bytes_on_disk,
+        "encode_time": teacher.texts_per_second / served.texts_per_second,
+        "bytes": served.bytes_on_disk / teacher.bytes_on_disk,
     }
 
 
-def _bundle(recipe: SearchRecipe, each: SearchCandidate) -> SearchBundle:
-    return draft_bundle(recipe, each.folder)
-
-
 def _embedded(
-    recipe: SearchRecipe, each: SearchCandidate, pairs: list[Pair], out: Path, split: str = "test"
-) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """Embeddings of queries and functions, [Q, D] each, and how many functions a second one thread embeds."""
+    recipe: SearchRecipe, each: SearchCandidate, pairs: list[Pair], out: Path, split: str, console: Console
+) -> Embedded:
     kept = out / f"{split}-{each.name.replace(', ', '-').replace(' ', '-')}.npy"
     speed_file = kept.with_suffix(".json")
     if not speed_file.is_file():
-        encoder = Encoder(_bundle(recipe, each), each.export)
-        texts = [pair.query for pair in pairs], [pair.document for pair in pairs]
-        write_array(kept, np.stack([encoder.encode(part) for part in texts]))
-        alone = Encoder(_bundle(recipe, each), each.export, threads=1)
-        speed = texts_per_second(alone, [pair.document for pair in pairs[: recipe.evaluate.timed_texts]])
+        with console.status(f"embeddings of {each.name}, {split} split"):
+            bundle = draft_bundle(recipe, each.folder)
+            encoder, alone = Encoder(bundle, each.export), Encoder(bundle, each.export, threads=1)
+            texts = [pair.query for pair in pairs], [pair.document for pair in pairs]
+            write_array(kept, np.stack([encoder.encode(part) for part in texts]))
+            speed = texts_per_second(alone, texts[1][: recipe.evaluate.timed_texts])
         staged = speed_file.with_suffix(".tmp")
         staged.write_bytes(msgspec.json.encode(speed))
         staged.replace(speed_file)
     queries, documents = np.load(kept)
-    return queries, documents, msgspec.json.decode(speed_file.read_bytes(), type=float)
+    return Embedded(queries, documents, msgspec.json.decode(speed_file.read_bytes(), type=float))
 
 
 def texts_per_second(encoder: Encoder, texts: Sequence[str]) -> float:
@@ -172,19 +202,13 @@ def texts_per_second(encoder: Encoder, texts: Sequence[str]) -> float:
     return len(texts) / (time.process_time() - begun)
 
 
-def _mrr_at(queries: NDArray[np.float32], documents: NDArray[np.float32], width: int, seed: int) -> float:
-    short = [part[:, :width] / np.linalg.norm(part[:, :width], axis=1, keepdims=True) for part in (queries, documents)]
-    return score_ranks(own_ranks(short[0] @ short[1].T), seed).mrr.value
-
-
 def _lexical(pairs: list[Pair]) -> NDArray[np.float32]:
     index = LexicalIndex([pair.document for pair in pairs])
     return np.stack([index.scores(pair.query) for pair in pairs])
 
 
-def _best_weight(recipe: SearchRecipe, shipped: SearchCandidate, validation: list[Pair], out: Path) -> float:
-    """The weight of BM25, of a few, with which the hybrid's MRR@10 on the validation split is largest."""
-    queries, documents, _ = _embedded(recipe, shipped, validation, out, "validation")
-    dense, lexical = rankings(queries @ documents.T), rankings(_lexical(validation), least=0.0)
-    scores = [score_ranks(hybrid_ranks(dense, lexical, weight), recipe.seed).mrr.value for weight in _WEIGHTS]
-    return _WEIGHTS[int(np.argmax(scores))]
+def _best_hybrid(recipe: SearchRecipe, dense: NDArray[np.float32], validation: list[Pair]) -> HybridRanking:
+    """The one of a few with the largest MRR@10 on the validation split."""
+    ranked, lexical = rankings(dense), rankings(_lexical(validation), least=0.0)
+    hybrids = [HybridRanking(*each) for each in product(_WEIGHTS, _CONSTANTS)]
+    return max(hybrids, key=lambda hybrid: score_ranks(hybrid_ranks(ranked, lexical, hybrid), recipe.seed).mrr.value)

@@ -25,9 +25,10 @@ from compress.code_search.evaluate import (
     SHIPPED,
     TEACHER,
     SearchCandidate,
+    SearchEvaluation,
     evaluate_search,
 )
-from compress.code_search.recipe import SearchDistill, SearchRecipe, SearchTrain
+from compress.code_search.recipe import SearchDistill, SearchGate, SearchRecipe, SearchTrain
 from compress.code_search.report import read_search_evaluation, search_tables, write_search_report
 from compress.code_search.scores import SearchScores
 from compress.code_search.student import start_student
@@ -35,7 +36,7 @@ from compress.code_search.train import Taught, train_encoder
 from compress.data.build import corpus_fingerprint
 from compress.data.corpus import find_sources
 from compress.data.stage import CORPUS_CACHE
-from compress.errors import GateError
+from compress.gate import judged, require_passed
 from compress.lineage import as_told
 from compress.stages import Run
 from compress.training_log import training_history
@@ -222,8 +223,7 @@ class SearchPipeline:
         candidates = [SearchCandidate(name, exported / _slug(name)) for name in encoders]
         candidates.append(SearchCandidate(SHIPPED, exported / _slug(DISTILLED), INT8))
 
-        def evaluate(out: Path) -> None:
-            evaluation = evaluate_search(recipe, data, candidates, out, self.console)
+        def report(evaluation: SearchEvaluation, out: Path) -> None:
             histories = {name: history for name, folder in encoders.items() if (history := training_history(folder))}
             write_search_report(evaluation, histories, as_told(recipe), out / "report")
 
@@ -231,37 +231,38 @@ class SearchPipeline:
             "evaluate",
             after=after,
             inputs={
-                "evaluate": recipe.evaluate,
+                "evaluate": msgspec.structs.replace(recipe.evaluate, gate=SearchGate()),
+                "index": recipe.index,
                 "seed": recipe.seed,
                 "measures": SearchScores.__struct_fields__,
             },
-            action=evaluate,
+            action=lambda out: report(evaluate_search(recipe, data, candidates, out, self.console), out),
         )
-        for table in search_tables(read_search_evaluation(folder / "report")):
+        # Another gate judges what was measured: nothing is embedded again.
+        evaluation = judged(read_search_evaluation(folder / "report"), recipe.evaluate.gate)
+        if evaluation != read_search_evaluation(folder / "report"):
+            report(evaluation, folder)
+        for table in search_tables(evaluation):
             self.console.print(table.rich())
         return folder / "report"
 
     def _bundle(self, exported: Path, report: Path) -> None:
         evaluation = read_search_evaluation(report)
-        if not evaluation.gate_passed:
-            raise GateError(
-                f"{self.recipe.name} is below its gate, so no new bundle was written: "
-                f"{'; '.join(evaluation.failures)}. "
-                "Train longer, take a larger student, or lower evaluate.gate."
-            )
+        require_passed(self.recipe.name, evaluation.failures)
         lineage = {"recipe": as_told(self.recipe), "stages": dict(self.run_folder.keys)}
         scores = {"retention": evaluation.retention, "units": evaluation.units}
         folder = self.run_folder.stage(
             "bundle",
             after=["evaluate"],
-            inputs={},
+            inputs={"gate": self.recipe.evaluate.gate},
             action=lambda out: write_search_bundle(
                 self.recipe,
                 exported / _slug(DISTILLED),
                 report,
                 lineage,
                 scores,
-                evaluation.lexical_weight,
+                evaluation.hybrid,
+                evaluation.embeddings,
                 out,
             ),
         )

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from bundle.precision import Precision
 from compress.recipe import Corpus, Ramp, Section, require_alpha
 
 
@@ -75,6 +76,12 @@ class SearchDistill(Section, frozen=True):
             raise ValueError("embedding_weight and hard_negatives must be at least 0")
 
 
+class SearchIndex(Section, frozen=True):
+    """What a server keeps of the code that it indexes with the student."""
+
+    precision: Precision = "float16"  # of each component of an embedding; binary: its sign
+
+
 class SearchGate(Section, frozen=True):
     """The run fails when the int8 student is below any of these."""
 
@@ -102,4 +109,5 @@ class SearchRecipe(Section, frozen=True, kw_only=True):
     student: SearchStudent
     distill: SearchDistill = SearchDistill()
     train: SearchTrain = SearchTrain()
+    index: SearchIndex = SearchIndex()
     evaluate: SearchEvaluate = SearchEvaluate()

@@ -23,7 +23,7 @@ def search_tables(evaluation: SearchEvaluation) -> list[Grid]:
     """Every way to search in one line: what it finds, and what it costs; and embeddings cut short."""
     units, kept = evaluation.units, evaluation.retention
     title = f"{evaluation.name}: {units['queries']} queries over {units['projects']} held-out projects"
-    columns = ("model", "MRR@10", "recall@1", "@5", "@10", "parameters", "MB", "texts/s")
+    columns = ("model", "MRR@10", "recall@1", "@5", "@10", "parameters", "MB", "bytes/unit", "texts/s")
     tables = [Grid(title, columns, [_line(row) for row in evaluation.rows])]
     widths = sorted({width for row in evaluation.rows for width in row.by_width}, reverse=True)
     if widths:
@@ -56,6 +56,7 @@ def _line(row: SearchRow) -> tuple[str, ...]:
         *(f"{each.value:.3f}" for each in shown),
         f"{row.parameters / 1e6:.2f}M" if row.parameters is not None else "",
         f"{row.bytes_on_disk / 1e6:.1f}" if row.bytes_on_disk is not None else "",
+        f"{row.bytes_per_embedding:,}" if row.bytes_per_embedding is not None else "",
         f"{row.texts_per_second:.0f}" if row.texts_per_second is not None else "",
     )
 

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.fusion import reciprocal_rank_fusion
+from bundle.fusion import HybridRanking
 from compress.evaluation.measures import DRAWS, INTERVAL
 from compress.evaluation.scores import Estimate
 
@@ -61,12 +61,12 @@ def rankings(scores: NDArray[np.float32], least: float = -np.inf) -> list[NDArra
 
 
 def hybrid_ranks(
-    dense: Sequence[NDArray[np.int64]], lexical: Sequence[NDArray[np.int64]], lexical_weight: float
+    dense: Sequence[NDArray[np.int64]], lexical: Sequence[NDArray[np.int64]], hybrid: HybridRanking
 ) -> NDArray[np.float64]:
     """At which rank each query's own document comes once both rankings are fused: float [Q], infinite if in neither."""
     ranks = np.full(len(dense), np.inf)
     for query, pair in enumerate(zip(dense, lexical, strict=True)):
-        items, _ = reciprocal_rank_fusion(pair, (1.0, lexical_weight))
+        items, _ = hybrid.fuse(*pair)
         place = np.flatnonzero(items == query)
         if len(place):
             ranks[query] = place[0] + 1

@@ -25,22 +25,40 @@ def start_student(teacher: Path, options: SearchStudent, max_tokens: int, out: P
     if (out / "model").is_dir():
         return
     encoder = load_encoder(str(teacher), max_tokens)
+    pooling = pooling_of(encoder)
+    with tempfile.TemporaryDirectory(dir=out, prefix="cut.") as scratch:
+        cut(transformer(encoder), options).save_pretrained(scratch)
+        encoder.tokenizer.save_pretrained(scratch)
+        body = Transformer(scratch)
+    width = body.get_embedding_dimension()
+    require_shorter(options.dimensions, width)
+    student = SentenceTransformer(modules=[body, Pooling(width, pooling.pooling_mode), Normalize()])
+    student.max_seq_length = max_tokens
+    save_encoder(student, out / "model")
+
+
+def pooling_of(encoder: SentenceTransformer) -> Pooling:
+    """What makes one embedding of a teacher's states.
+
+    Raises:
+        RecipeError: the teacher is made of other parts than a transformer, pooling and normalising.
+    """
     pooling = next((module for module in encoder if isinstance(module, Pooling)), None)
     if len(encoder) != 3 or pooling is None:
         raise RecipeError(
             "student: a student is cut from a teacher of a transformer, pooling and normalising, and this one has "
             f"{', '.join(type(module).__name__ for module in encoder)}"
         )
-    with tempfile.TemporaryDirectory(dir=out, prefix="cut.") as scratch:
-        cut(transformer(encoder), options).save_pretrained(scratch)
-        encoder.tokenizer.save_pretrained(scratch)
-        body = Transformer(scratch)
-    width = body.get_embedding_dimension()
-    if options.dimensions and options.dimensions[0] >= width:
-        raise RecipeError(f"student.dimensions: {options.dimensions[0]} is not below the student's width, {width}")
-    student = SentenceTransformer(modules=[body, Pooling(width, pooling.pooling_mode), Normalize()])
-    student.max_seq_length = max_tokens
-    save_encoder(student, out / "model")
+    return pooling
+
+
+def require_shorter(dimensions: tuple[int, ...], width: int) -> None:
+    """
+    Raises:
+        RecipeError: one of the Matryoshka widths is not below the student's own.
+    """
+    if dimensions and dimensions[0] >= width:
+        raise RecipeError(f"student.dimensions: {dimensions[0]} is not below the student's width, {width}")
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from compress.recipe import Train
 from compress.training import ProgressBar, events_in, last_whole_checkpoint, training_arguments
 from compress.training_log import TRAINING_LOG
 
-_KNOBS = "lower train.per_device_train_batch_size, data.max_tokens or distill.hard_negatives"
+KNOBS = "lower train.per_device_train_batch_size, data.max_tokens or distill.hard_negatives"
 
 
 class Taught(NamedTuple):
@@ -197,7 +197,7 @@ def train_encoder(
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_whole_checkpoint(checkpoints)
-    with memory_advice(description, _KNOBS):
+    with memory_advice(description, KNOBS):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trained = out / "trained"
     shutil.rmtree(trained, ignore_errors=True)

@@ -4,13 +4,14 @@ Everything is held by *project*, because training and held-out code are split by
 function: two functions of one project share names and habits, and a split between them measures memory.
 """
 
+import functools
 import hashlib
 import importlib.util
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -60,6 +61,17 @@ class ProjectInfo(msgspec.Struct, frozen=True):
     project: str
     source: str
     licence: str
+
+
+def is_here(entry: str, cache: Path) -> bool:
+    """Whether an entry needs no fetching: it is no published package, or one that was fetched before.
+
+    Args:
+        entry: as in a corpus, or a teacher's name.
+        cache: where published packages are kept once downloaded.
+    """
+    name, _, version = entry.removeprefix(PUBLISHED).partition("==")
+    return not entry.startswith(PUBLISHED) or (cache / f"{name}-{version}").is_dir()
 
 
 def find_sources(
@@ -119,9 +131,15 @@ def _installed(name: str) -> tuple[list[SourceFile], list[ProjectInfo]]:
     if spec is None or not spec.submodule_search_locations:
         raise RecipeError(f"data.corpus: {name!r} is neither a folder nor an installed package")
     root = Path(next(iter(spec.submodule_search_locations)))
-    owners = metadata.packages_distributions().get(name, [])
+    owners = _distributions().get(name, [])
     info = metadata.metadata(owners[0]) if owners else None
     return list(_walk(root, name)), [ProjectInfo(name, "installed package", _licence(info))]
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Which distributions each package came with; kept, because it reads what every one of them installed."""
+    return metadata.packages_distributions()
 
 
 def _published(requirement: str, cache: Path) -> tuple[list[SourceFile], list[ProjectInfo]]:

@@ -45,7 +45,7 @@ async def index_files(
     return Response(report)
 
 
-@get("/v1/index", tags=["search"], summary="The projects that are indexed", responses=documented(401, 404, 429))
+@get("/v1/index", tags=["search"], summary="The projects that are indexed", responses=documented(401, 404, 429, 503))
 async def indexed_projects(search: CodeSearch) -> list[ProjectInfo]:
     """Every project with its files and units in numbers. Whoever is let in sees all of them."""
     return await search.projects()
@@ -55,7 +55,7 @@ async def indexed_projects(search: CodeSearch) -> list[ProjectInfo]:
     "/v1/index/{project:str}",
     tags=["search"],
     summary="The files of a project",
-    responses=documented(401, 404, 422, 429),
+    responses=documented(401, 404, 422, 429, 503),
 )
 async def indexed_files(project: ProjectName, search: CodeSearch) -> IndexedFiles:
     """The sha256 of every indexed file's text, by which a client knows what it need not send again."""

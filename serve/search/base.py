@@ -1,4 +1,4 @@
-"""What an index of projects is, whoever keeps it: a folder of this machine, or a vector database."""
+"""What an index of projects is, whoever keeps it: a folder of this machine, or a database."""
 
 import fnmatch
 import re
@@ -33,6 +33,10 @@ class UnknownProject(LookupError):
 
     def __init__(self, project: str) -> None:
         super().__init__(f"there is no project {project!r} in this index")
+
+
+class ForgottenTexts(LookupError):
+    """Texts that were not `unknown` have gone since, as others change the project too: ask once more which are."""
 
 
 class RepeatedPath(ValueError):
@@ -102,6 +106,9 @@ class UnitIndex(Protocol):
             files: each path once.
             deleted: paths; those that are not there are ignored.
             vectors: of every text that was `unknown`.
+
+        Raises:
+            ForgottenTexts: more are now; nothing was changed.
         """
         ...
 

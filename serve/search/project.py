@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.fusion import reciprocal_rank_fusion
 from bundle.lexical import LexicalIndex, best
 from bundle.search import SearchManifest
-from serve.search.base import FUSED, MOST_COPIES, FileUnits, UnknownProject, Vectors, path_filter
-from serve.search.messages import Kind, Part, Place, ProjectInfo, SearchRequest, SearchResult
-from serve.search.storage import Changes, Storage, StoredText, StoredUnit
+from serve.search.base import FUSED, FileUnits, UnknownProject, Vectors, path_filter
+from serve.search.messages import Kind, Part, ProjectInfo, SearchRequest, SearchResult
+from serve.search.ranking import RankedText, StoredUnit, as_result, fuse
+from serve.search.storage import Changes, Storage, StoredText
 from serve.search.vectors import VectorIndex
 
 TEXTS_AT_ONCE = 4096
@@ -36,8 +36,8 @@ class _Loaded:
     """What a search goes through: the texts under numbers, and for each file which of them it holds."""
 
     def __init__(self, manifest: SearchManifest) -> None:
-        self._weights = (1.0, manifest.lexical_weight)
-        self._vectors, self._lexical = VectorIndex(manifest.dimensions[0]), LexicalIndex()
+        self._hybrid = manifest.hybrid
+        self._vectors, self._lexical = VectorIndex(manifest.dimensions[0], manifest.embeddings), LexicalIndex()
         self._numbers: dict[int, int] = {}
         self.ids: list[int] = []
         """Of the texts on disk, by their numbers here, which are given once."""
@@ -76,8 +76,8 @@ class _Loaded:
         for path, held in groupby(units, key=lambda unit: unit.path):
             self._held[path] = [(self._numbers[unit.text], unit.kind) for unit in held]
 
-    def rank(self, request: SearchRequest, vector: NDArray[np.float32]) -> list[tuple[int, float, dict[Part, int]]]:
-        """The best texts by their numbers, each with its score and its rank in each part."""
+    def rank(self, request: SearchRequest, vector: NDArray[np.float32]) -> list[RankedText]:
+        """The best texts by their numbers here."""
         among = self._among(request)
         words = self._lexical.scores(request.query)
         if among is not None:
@@ -88,12 +88,7 @@ class _Loaded:
             "embedding": self._vectors.search(vector, FUSED, among),
             "bm25": best(words, FUSED),
         }
-        ranks = {part: {number: rank for rank, number in enumerate(found, 1)} for part, found in parts.items()}
-        numbers, scores = reciprocal_rank_fusion(tuple(parts.values()), self._weights)
-        return [
-            (number, score, {part: places[number] for part, places in ranks.items() if number in places})
-            for number, score in zip(numbers[: request.k].tolist(), scores.tolist(), strict=False)
-        ]
+        return fuse(parts, self._hybrid, request.k)
 
     def _among(self, request: SearchRequest) -> NDArray[np.int64] | None:
         if request.path is None and request.kinds is None:
@@ -169,8 +164,7 @@ class ProjectIndex:
 
         with self._searchable() as loaded:
             return tuple(
-                self._result(loaded.ids[number], score, ranks, passes)
-                for number, score, ranks in loaded.rank(request, vector)
+                self._result(loaded.ids[ranked.number], ranked, passes) for ranked in loaded.rank(request, vector)
             )
 
     def close(self) -> None:
@@ -201,22 +195,7 @@ class ProjectIndex:
         loaded.put_files(changes.units, gone)
         loaded.remove_texts(changes.removed)
 
-    def _result(
-        self, text: int, score: float, ranks: dict[Part, int], passes: Callable[[StoredUnit], bool]
-    ) -> SearchResult:
+    def _result(self, text: int, ranked: RankedText, passes: Callable[[StoredUnit], bool]) -> SearchResult:
         units = self._storage.units_of(text)
         first = next(filter(passes, units))
-        others = [_place(unit) for unit in units if unit is not first]
-        return SearchResult(
-            **msgspec.structs.asdict(_place(first)),
-            kind=first.kind,
-            name=first.name,
-            snippet=self._storage.snippet(text),
-            score=score,
-            found_by=ranks,
-            copies=tuple(others[:MOST_COPIES]),
-        )
-
-
-def _place(unit: StoredUnit) -> Place:
-    return Place(path=unit.path, start_line=unit.start_line, end_line=unit.end_line)
+        return as_result(ranked, self._storage.snippet(text), first, [unit for unit in units if unit is not first])

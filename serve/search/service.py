@@ -4,7 +4,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bundle.search import SearchBundle, SearchManifest, document_text
 from bundle.units import Unit, UnparsableCode
@@ -14,6 +18,7 @@ from serve.search.base import (
     SNIPPET_CHARACTERS,
     SNIPPET_LINES,
     FileUnits,
+    ForgottenTexts,
     RepeatedPath,
     UnitIndex,
     UnitText,
@@ -166,11 +171,16 @@ class CodeSearch:
 
     async def _put(self, project: str, files: Sequence[FileUnits], deleted: Sequence[str]) -> None:
         texts = {unit.digest: unit.text for file in files for unit in file.units}
-        new = sorted(await asyncio.to_thread(self.index.unknown, project, texts.keys()))
-        embeddings = await self._embedder.documents([texts[digest] for digest in new])
-        vectors = dict(zip(new, embeddings, strict=True))
-        await asyncio.to_thread(self.index.update, project, files, deleted, vectors)
-        self.embedded += len(new)
+        vectors: dict[bytes, NDArray[np.float32]] = {}
+        while True:
+            new = sorted(await asyncio.to_thread(self.index.unknown, project, texts.keys() - vectors.keys()))
+            embeddings = await self._embedder.documents([texts[digest] for digest in new])
+            vectors |= dict(zip(new, embeddings, strict=True))
+            self.embedded += len(new)
+            # Another server may have taken out meanwhile what was there: then that is embedded as well.
+            with suppress(ForgottenTexts):
+                await asyncio.to_thread(self.index.update, project, files, deleted, vectors)
+                return
 
     async def _cut(self, file: SourceFile) -> FileUnits:
         language = language_of(file.path)

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from bundle.search import SearchManifest
 from serve.search.base import FileUnits, IndexUnusable, Vectors
-from serve.search.messages import Kind, ProjectInfo
+from serve.search.messages import ProjectInfo
+from serve.search.ranking import StoredUnit
 
 DATABASE_FILE = "index.sqlite"
-SCHEMA_VERSION = 1
-ON_DISK = np.float16
+SCHEMA_VERSION = 2
 
 # Of a text that stands in several places only the places are there more than once.
 _SCHEMA = """
-CREATE TABLE about (project TEXT NOT NULL, model TEXT NOT NULL, weights_sha256 TEXT NOT NULL);
+CREATE TABLE about (
+    project TEXT NOT NULL, model TEXT NOT NULL, weights_sha256 TEXT NOT NULL, embeddings TEXT NOT NULL
+);
 CREATE TABLE files (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE texts (
     id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, snippet TEXT NOT NULL, vector BLOB NOT NULL
@@ -34,22 +36,11 @@ CREATE INDEX units_of_path ON units (path);
 
 
 class StoredText(msgspec.Struct, frozen=True):
-    """A text as the search wants it in memory, with its vector [dimension]."""
+    """A text as the search wants it in memory, with its vector [dimension] as it is kept."""
 
     id: int
     text: str
     vector: NDArray[np.float32]
-
-
-class StoredUnit(msgspec.Struct, frozen=True):
-    """Where the text of this id stands."""
-
-    text: int
-    path: str
-    kind: Kind
-    name: str
-    start_line: int
-    end_line: int
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -71,9 +62,11 @@ class Storage:
             manifest: of the search bundle that embeds.
 
         Raises:
-            IndexUnusable: it was made with another search bundle or another version, or can not be read.
+            IndexUnusable: it was made with another search bundle or another version, keeps embeddings otherwise, or
+                can not be read.
         """
         self._file = folder / DATABASE_FILE
+        self._embeddings, self._width = manifest.embeddings, manifest.dimensions[0]
         try:
             folder.mkdir(exist_ok=True)
             self._database = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
@@ -108,7 +101,7 @@ class Storage:
     def texts(self) -> Iterator[StoredText]:
         """Every text."""
         for row, text, vector in self._database.execute("SELECT id, text, vector FROM texts ORDER BY id"):
-            yield StoredText(row, text, np.frombuffer(vector, ON_DISK).astype(np.float32))
+            yield StoredText(row, text, self._embeddings.unpack(np.frombuffer(vector, np.uint8), self._width))
 
     def units(self) -> Iterator[StoredUnit]:
         """Every unit, sorted by file and line."""
@@ -149,13 +142,14 @@ class Storage:
         self._database.close()
 
     def _make_or_check(self, project: str, manifest: SearchManifest) -> None:
+        embeddings = msgspec.json.encode(manifest.embeddings).decode()
         with self._transaction():
             [version] = self._database.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._database.execute(statement)
-                own = (project, f"{manifest.name} {manifest.revision}", manifest.weights_sha256)
-                self._database.execute("INSERT INTO about VALUES (?, ?, ?)", own)
+                own = (project, f"{manifest.name} {manifest.revision}", manifest.weights_sha256, embeddings)
+                self._database.execute("INSERT INTO about VALUES (?, ?, ?, ?)", own)
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 return
             if version != SCHEMA_VERSION:
@@ -163,12 +157,18 @@ class Storage:
                     f"{self._file} is of version {version} and this server reads {SCHEMA_VERSION}; "
                     f"delete {self._file.parent} and index again"
                 )
-            model, weights = self._database.execute("SELECT model, weights_sha256 FROM about").fetchone()
+            about = "SELECT model, weights_sha256, embeddings FROM about"
+            model, weights, kept = self._database.execute(about).fetchone()
         if weights != manifest.weights_sha256:
             raise IndexUnusable(
                 f"the index {self._file.parent} was made with the search bundle {model}, and --search-bundle is "
                 f"{manifest.name} {manifest.revision}, to which its vectors mean nothing; give that bundle, or an "
                 f"--index-dir for this one, or delete {self._file.parent} and index again"
+            )
+        if kept != embeddings:
+            raise IndexUnusable(
+                f"the index {self._file.parent} keeps embeddings as {kept}, and the search bundle asks for "
+                f"{embeddings}; delete {self._file.parent} and index again"
             )
 
     @contextmanager
@@ -200,15 +200,15 @@ class Storage:
             if known is not None:
                 ids[unit.digest] = known[0]
                 continue
-            kept = vectors[unit.digest].astype(ON_DISK)
+            packed = self._embeddings.pack(vectors[unit.digest])
             row = self._database.execute(
                 "INSERT INTO texts (digest, text, snippet, vector) VALUES (?, ?, ?, ?)",
-                (unit.digest, unit.text, unit.snippet, kept.tobytes()),
+                (unit.digest, unit.text, unit.snippet, packed.tobytes()),
             ).lastrowid
             assert row is not None, "an INSERT has a row"
             ids[unit.digest] = row
             # As it will be read again: the same answers before and after a restart.
-            added.append(StoredText(row, unit.text, kept.astype(np.float32)))
+            added.append(StoredText(row, unit.text, self._embeddings.unpack(packed, self._width)))
         return ids, added
 
     def _forget_texts(self, ids: Collection[int]) -> list[tuple[int, str]]:

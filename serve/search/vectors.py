@@ -1,8 +1,8 @@
-"""Embeddings in memory and an exact search over them, by faiss.
+"""Embeddings in memory, in the format of the search bundle, and a search that compares all of them, by faiss.
 
-Exact, in float16: nothing is built first, any vector can be taken out at once, nothing is missed, and nothing more
-under a filter. A graph (HNSW, in faiss, usearch or hnswlib) compares fewer vectors and is what a search of many
-millions needs; the 100,000 units of a large code base are compared in a few milliseconds (`python -m bench.search`).
+All: nothing is built first, any vector can be taken out at once, and no filter makes it miss any. A graph (HNSW, in
+faiss, usearch or hnswlib) compares fewer vectors and is what a search of many millions needs; the 100,000 units of a
+large code base are compared in a few milliseconds (`python -m bench.search`).
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,19 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.precision import EmbeddingFormat
+
 
 class VectorIndex:
     """Vectors under numbers."""
 
-    def __init__(self, dimension: int) -> None:
-        """`dimension`: of every vector."""
-        half = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        self._index = faiss.IndexIDMap(half)
+    def __init__(self, dimension: int, embeddings: EmbeddingFormat) -> None:
+        """
+        Args:
+            dimension: of every vector.
+            embeddings: how vectors are kept. Those that it has packed and unpacked are kept as they are.
+        """
+        self._index = faiss.IndexIDMap(_flat(dimension, embeddings))
 
     def add(self, numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Take in vectors [N, dimension] of length 1 under numbers that are not there yet."""
@@ -31,10 +36,10 @@ class VectorIndex:
             self._index.remove_ids(faiss.IDSelectorBatch(np.asarray(numbers, np.int64)))
 
     def search(self, vector: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None) -> list[int]:
-        """The numbers of the k vectors nearest to `vector` [dimension] by cosine, the nearest first.
+        """The numbers of the k vectors with the largest products with `vector` [dimension], the largest first.
 
         Args:
-            vector: of length 1.
+            vector: of length 1, in float32 whatever the vectors are kept in.
             k: fewer are found where there are fewer.
             among: only these numbers, sorted; None is all.
         """
@@ -45,3 +50,20 @@ class VectorIndex:
         chosen = None if among is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))  # type: ignore[call-arg]
         _, numbers = self._index.search(vector[None], k, params=chosen)
         return [number for number in numbers[0].tolist() if number >= 0]
+
+
+def _flat(dimension: int, embeddings: EmbeddingFormat) -> faiss.Index:
+    product = faiss.METRIC_INNER_PRODUCT
+    if embeddings.precision == "binary":
+        # RaBitQ (2405.12497) on vectors of nothing but signs: the query, with 8 bits a component, is multiplied with
+        # every one of them, so no first choice by Hamming distance has to be scored again.
+        signs = faiss.IndexRaBitQ(dimension, product)
+        signs.qb = 8
+        signs.train(np.zeros((1, dimension), np.float32))  # the centre that signs are taken from
+        return signs
+    kind = faiss.ScalarQuantizer.QT_fp16 if embeddings.precision == "float16" else faiss.ScalarQuantizer.QT_8bit_uniform
+    index = faiss.IndexScalarQuantizer(dimension, kind, product)
+    if embeddings.precision == "int8":
+        ends = np.array([[-embeddings.limit], [embeddings.limit]], np.float32)
+        index.train(np.ascontiguousarray(np.broadcast_to(ends, (2, dimension))))
+    return index

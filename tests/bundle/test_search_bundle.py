@@ -68,6 +68,13 @@ def test_a_manifest_without_a_width_is_refused(copy: Path) -> None:
         open_search_bundle(copy)
 
 
+@pytest.mark.parametrize("embeddings", [{"precision": "int4"}, {"precision": "int8", "limit": 0.0}])
+def test_embeddings_that_no_index_can_keep_so_are_refused(copy: Path, embeddings: dict) -> None:
+    rewritten(copy, embeddings=embeddings)
+    with pytest.raises(BundleError, match="not a bundle manifest this version can read"):
+        open_search_bundle(copy)
+
+
 def test_an_absent_export_says_what_there_is(copy: Path) -> None:
     exports = open_search_bundle(copy).manifest.exports
     rewritten(copy, exports={INT8: exports[INT8]})

@@ -171,7 +171,7 @@ def test_the_command_ends_with_one_when_something_is_wrong(look, models, overrid
 
 def test_brackets_in_what_was_found_are_shown(look) -> None:
     page = io.StringIO()
-    Console(file=page, width=200).print(table(load_recipe(REAL), [Check("x", "wrong", "[bold]as it is")]))
+    Console(file=page, width=200).print(table("real", [Check("x", "wrong", "[bold]as it is")]))
     assert "[bold]as it is" in page.getvalue()
 
 

@@ -5,19 +5,18 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bundle.manifest import open_bundle
-from compress.evaluate import gate_failures
+from compress.gate import gate_failures
 from compress.recipe import Gate
 from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import STAGES
 from tests.support.server_process import COMMANDS, serving
-from tests.support.warm_compress import WarmRun
+from tests.support.warm_compress import WarmRun, kill_in_every_stage
 
 # `publish` is for recipes without a student, the others for those that ask for them.
 OPTIONAL = {"answers", "fine_tune", "on_policy", "recover", "vllm", "publish"}
@@ -151,17 +150,9 @@ def test_a_second_run_does_nothing_and_says_so(finished: tuple[Path, str]) -> No
 def test_killed_in_every_stage_it_resumes_to_the_same_scores(finished: tuple[Path, str], tmp_path: Path) -> None:
     whole, _ = finished
     run = tmp_path / "run"
-    for stage in STUDENT_STAGES:
-        process = WarmRun("run", RECIPE, "--out", run)
-        started, done = (run / "stages" / f"{stage}.{state}.json" for state in ("started", "done"))
-        deadline = time.monotonic() + 120
-        while not started.exists() and process.running and time.monotonic() < deadline:
-            time.sleep(0.002)
-        # Somewhere inside the stage, a little later in each.
-        time.sleep(0.05 * STUDENT_STAGES.index(stage))
-        process.kill()
-        assert started.exists(), f"the run never came to {stage}"
-        assert stage in ("data", "student", "quantize", "onnx", "bundle") or not done.exists(), stage
+    for stage in kill_in_every_stage(STUDENT_STAGES, run, "run", RECIPE, "--out", run, later=0.05):
+        done = (run / "stages" / f"{stage}.done.json").exists()
+        assert stage in ("data", "student", "quantize", "onnx", "bundle") or not done, stage
     ended = WarmRun("run", RECIPE, "--out", run).wait()
     assert ended.returncode == 0, ended.stderr
     assert quality(run) == quality(whole)

@@ -16,8 +16,14 @@ apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: deepcode
 resources: [../../base]
-components: [../../components/monitoring, ../../components/autoscale-keda, ../../components/bundle-image]
+components:
+  - ../../components/monitoring
+  - ../../components/autoscale-keda
+  - ../../components/bundle-image
+  - ../../components/search-postgres
 """
+# What the settings among the Secrets' values may be, by the Secret and its key.
+SECRET_SETTINGS = {("deepcode-index", "url"): "postgresql://deepcode:secret@database.db:5432/deepcode"}
 FOLDERS = ("base", "overlays/cpu", "overlays/gpu", "overlays/variant", "jobs")
 
 
@@ -44,11 +50,16 @@ class Rendered:
             yield resource["spec"]["jobTemplate"]["spec"]["template"]
 
     def environment(self, container: Manifest) -> dict[str, str]:
-        """What a container gets from ConfigMaps and from its own list, values of Secrets left out."""
+        """What a container gets from ConfigMaps and from its own list, and of Secrets those that are settings."""
         found: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             found |= self.named("ConfigMap", source["configMapRef"]["name"])["data"]
-        return found | {item["name"]: item["value"] for item in container.get("env", ()) if "value" in item}
+        for item in container.get("env", ()):
+            secret = item.get("valueFrom", {}).get("secretKeyRef", {})
+            value = item.get("value", SECRET_SETTINGS.get((secret.get("name"), secret.get("key"))))
+            if value is not None:
+                found[item["name"]] = value
+        return found
 
 
 def containers(template: Manifest) -> list[Manifest]:

@@ -1,6 +1,7 @@
 """compose.yaml: what it mounts is there, what it sets are settings, and everybody finds everybody."""
 
 import json
+import re
 from urllib.parse import urlsplit
 
 import httpx
@@ -37,6 +38,22 @@ def test_the_settings_are_the_servers_own_and_its_cache_is_the_valkey() -> None:
     assert f":{settings.bundle}:ro" in server["volumes"][0]
     assert int(server["stop_grace_period"].removesuffix("s")) > settings.drain_seconds
     assert server["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
+
+
+def test_code_search_adds_a_database_that_the_server_asks_and_nobody_else_reaches() -> None:
+    search = yaml.safe_load((ROOT / "compose.search.yaml").read_text())
+    server, database = search["services"]["server"], search["services"]["database"]
+    settings = load_settings({}, image_environment() | SERVICES["server"]["environment"] | server["environment"])
+    url = urlsplit(re.sub(r"\$\{.*?\}", "secret", str(settings.index_url)))
+
+    assert url.hostname in search["services"].keys() & server["depends_on"].keys()
+    assert (url.username, url.path) == (database["environment"]["POSTGRES_USER"], "/deepcode")
+    assert database["environment"]["POSTGRES_PASSWORD"] in server["environment"]["DEEPCODE_INDEX_URL"]
+    assert [volume.rsplit(":", 2)[-2] for volume in server["volumes"]] == [str(settings.search_bundle)]
+    assert {volume.split(":")[0] for volume in database["volumes"]} == search["volumes"].keys()
+    assert "search-postgres" in server["build"]["args"]["EXTRAS"].split(",")
+    assert "ports" not in database
+    assert database["cap_drop"] == ["ALL"]
 
 
 def test_everything_is_published_to_this_machine_alone() -> None:

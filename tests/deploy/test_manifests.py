@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import kubernetes_validate
@@ -11,7 +12,7 @@ import yaml
 
 from serve.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 from tests.deploy.conftest import ROOT
-from tests.deploy.kustomized import FOLDERS, Manifest, Rendered, containers
+from tests.deploy.kustomized import FOLDERS, VARIANT, Manifest, Rendered, containers
 
 K8S = ROOT / "k8s"
 SERVER = "deepcode-analyst"
@@ -19,7 +20,7 @@ SERVER = "deepcode-analyst"
 WITHOUT_SCHEMA = {"PodMonitor", "PrometheusRule", "ScaledObject"}
 NEWEST = [f"1.{int(kubernetes_validate.latest_version().split('.')[1]) - age}" for age in range(3)]
 # What a user makes, as the comments of the manifests say.
-SECRETS = {"deepcode-api-keys", "deepcode-metrics-key", "deepcode-nightly-key"}
+SECRETS = {"deepcode-api-keys", "deepcode-index", "deepcode-metrics-key", "deepcode-nightly-key"}
 CONFIG_MAPS = {"recipe"}
 
 
@@ -56,6 +57,13 @@ def test_every_file_belongs_to_a_folder_that_is_built() -> None:
         for generator in kustomization.get("configMapGenerator", ()):
             named |= {*generator.get("envs", ()), *generator.get("files", ())}
         assert {path.name for path in folder.iterdir()} - {"adapter-rules.yaml"} <= named, folder
+
+
+def test_every_component_is_part_of_a_folder_that_is_built() -> None:
+    overlays = [(folder / "kustomization.yaml").read_text() for folder in (K8S / "overlays").iterdir()]
+    used = {Path(part).name for text in (*overlays, VARIANT) for part in yaml.safe_load(text).get("components", ())}
+
+    assert used == {folder.name for folder in (K8S / "components").iterdir()}
 
 
 def test_selectors_match_pods_that_there_are(built: Rendered, rendered: dict[str, Rendered]) -> None:
@@ -189,6 +197,22 @@ def test_keys_are_mounted_where_the_server_reads_them(rendered: dict[str, Render
         assert f"--from-file={file.name}" in (K8S / "components" / "api-keys" / "kustomization.yaml").read_text()
         [monitor] = rendered[name].of("PodMonitor")
         assert "authorization" in monitor["spec"]["podMetricsEndpoints"][0], "/metrics asks for a key as well"
+
+
+def test_the_index_of_the_code_search_is_a_database_that_the_pods_may_reach(rendered: dict[str, Rendered]) -> None:
+    variant = rendered["overlays/variant"]
+    _, container = server_of(variant)
+    settings = load_settings({}, variant.environment(container))
+    kustomization = (K8S / "components" / "search-postgres" / "kustomization.yaml").read_text()
+    policy = variant.named("NetworkPolicy", "deepcode-analyst-to-database")["spec"]
+
+    [index] = container["env"]
+    reference = index["valueFrom"]["secretKeyRef"]
+    assert f"secret generic {reference['name']} --from-file={reference['key']}=" in kustomization
+    assert settings.search_bundle is not None
+    [(label, value)] = policy["egress"][0]["to"][0]["namespaceSelector"]["matchLabels"].items()
+    assert f"{label}={value}" in kustomization
+    assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": urlsplit(str(settings.index_url)).port}]
 
 
 def test_a_pod_is_not_killed_while_it_drains(overlay: Rendered) -> None:

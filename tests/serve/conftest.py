@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import msgspec
@@ -21,10 +21,14 @@ from tokenizers import Tokenizer
 
 from bundle.manifest import Bundle, open_bundle
 from bundle.prompt import Prompt
+from bundle.search import SearchManifest, open_search_bundle
 from bundle.units import cut_units
 from serve.analysis import syntax
 from serve.engine.base import GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Database
 
 PATIENCE_SECONDS = 120.0
 SOURCE = Path(__file__).parents[2] / "bundle" / "units.py"
@@ -55,6 +59,19 @@ async def complete(engine: BatchingEngine, request: GenerationRequest) -> list[T
 @pytest.fixture(scope="session")
 def bundle(tiny_bundle: Path) -> Bundle:
     return open_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def search_manifest(tiny_search_bundle: Path) -> SearchManifest:
+    return open_search_bundle(tiny_search_bundle).manifest
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Database]":
+    from tests.support.postgres import running_postgres  # few tests need what it imports
+
+    with running_postgres() as database:
+        yield database
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_serving_imports_no_training_library() -> None:
     # What few servers need is imported by those alone, so that all start at once.
     heavy = (
         *("torch", "transformers", "onnx", "onnxruntime_genai", "compress"),
-        *("opentelemetry", "valkey", "redis", "httpx", "rich", "serve.client.check"),
+        *("opentelemetry", "valkey", "redis", "httpx", "rich", "psycopg", "faiss", "serve.client.check"),
     )
     code = (
         "import sys, serve.app, serve.launcher, serve.analysis.local\n"

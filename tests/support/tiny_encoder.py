@@ -11,6 +11,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from bundle.fusion import HybridRanking
+from bundle.precision import EmbeddingFormat
 from compress.code_search.bundling import write_exports, write_search_bundle
 from compress.code_search.encoders import load_encoder
 from compress.code_search.recipe import SearchData, SearchRecipe, SearchStudent, SearchTeacher
@@ -56,5 +58,5 @@ def make_tiny_search_bundle(encoder: Path, folder: Path) -> Path:
         no_report.mkdir()
         for name in ("report.json", "report.html"):
             (no_report / name).write_bytes(msgspec.json.encode({}))
-        write_search_bundle(recipe, exported, no_report, {}, {}, 0.5, folder)
+        write_search_bundle(recipe, exported, no_report, {}, {}, HybridRanking(0.5), EmbeddingFormat(), folder)
     return folder

@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,7 @@ import torch
 from compress.cli import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["compress.pipeline"])
+_CONTEXT.set_forkserver_preload(["compress.pipeline", "compress.code_search.pipeline"])
 
 
 class Ended(NamedTuple):
@@ -70,6 +72,26 @@ class WarmRun:
         if late:
             raise TimeoutError(f"it still ran after {timeout:.0f} s, having said:\n{stdout}\n{stderr}")
         return Ended(code, stdout, stderr)
+
+
+def kill_in_every_stage(stages: Sequence[str], run: Path, *arguments: object, later: float) -> Iterator[str]:
+    """Start a run again and again, and kill it in one stage after the other. Yields each stage after its kill.
+
+    Args:
+        run: the folder of the run.
+        arguments: of the command, which writes there.
+        later: seconds by which each is killed later in its stage than the one before.
+    """
+    for place, stage in enumerate(stages):
+        process = WarmRun(*arguments)
+        started = run / "stages" / f"{stage}.started.json"
+        deadline = time.monotonic() + 120
+        while not started.exists() and process.running and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(later * place)
+        process.kill()
+        assert started.exists(), f"the run never came to {stage}"
+        yield stage
 
 
 def _command(arguments: list[str], folder: Path, printed: Path) -> None:

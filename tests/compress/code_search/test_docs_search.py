@@ -17,6 +17,7 @@ PAGE = "search.md"
         ("Search data", recipe.SearchData),
         ("Search distill", recipe.SearchDistill),
         ("Search train", recipe.SearchTrain),
+        ("Search index", recipe.SearchIndex),
     ],
 )
 def test_every_key_is_there_with_its_default(heading: str, kind: type[msgspec.Struct]) -> None:

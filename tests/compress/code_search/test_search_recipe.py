@@ -33,11 +33,11 @@ def test_the_task_says_which_recipe_it_is(tmp_path: Path) -> None:
     assert isinstance(load_any_recipe(written(tmp_path, f"task: analysis\n{analysis}")), Recipe)
 
 
-@pytest.mark.parametrize("command", ["doctor", "search-shape"])
-def test_other_commands_say_who_takes_it(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--max-parameters", "1e6"] if command == "search-shape" else []
-    assert main([command, str(written(tmp_path, MINIMAL)), *more]) == 2
-    assert "has `task: search`, which only `deepcode-compress run` takes" in capsys.readouterr().err
+def test_other_commands_say_who_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(written(tmp_path, MINIMAL))
+    for command in (["search-shape", recipe, "--max-parameters", "1e6"], ["evaluate", "model", "--recipe", recipe]):
+        assert main(command) == 2
+        assert "has `task: search`, which only `deepcode-compress run` and `doctor` take" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.code_search.evaluate import gate_failures
+from bundle.fusion import HybridRanking
 from compress.code_search.recipe import SearchGate
 from compress.code_search.scores import hybrid_ranks, own_ranks, rankings, score_ranks
+from compress.gate import gate_failures
 
 MATRICES = st.integers(1, 6).flatmap(
     lambda rows: st.lists(st.lists(st.integers(0, 3), min_size=rows, max_size=rows), min_size=rows, max_size=rows)
@@ -49,11 +50,11 @@ def test_without_weight_the_other_ranking_changes_no_order(dense: list[list[int]
     own = rankings(scores)
     other = rankings(np.resize(np.array(lexical, np.float32), scores.shape))
     expected = [ranking.tolist().index(query) + 1 for query, ranking in enumerate(own)]
-    assert hybrid_ranks(own, other, 0.0).tolist() == expected
+    assert hybrid_ranks(own, other, HybridRanking(0.0)).tolist() == expected
 
 
 def test_what_neither_ranking_has_is_not_found() -> None:
-    assert hybrid_ranks([np.array([1])], [np.array([2])], 1.0).tolist() == [np.inf]
+    assert hybrid_ranks([np.array([1])], [np.array([2])], HybridRanking()).tolist() == [np.inf]
 
 
 def test_the_gate_names_what_is_below_it() -> None:

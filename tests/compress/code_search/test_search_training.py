@@ -1,5 +1,6 @@
 """Training a bi-encoder: the terms of its loss, and a loop that goes on where it was cut off."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,6 @@ from safetensors.torch import load_file
 
 from compress.code_search.data import Pair
 from compress.code_search.encoders import load_encoder
-from compress.code_search.losses import (
-    embedding_mse,
-    info_nce,
-    repeated_answers,
-    shortened,
-    similarities,
-    similarity_kl,
-)
 from compress.code_search.recipe import SearchDistill, SearchTrain
 from compress.code_search.train import PairLoss, PairTrainer, Taught, train_encoder
 from compress.recipe import Ramp
@@ -40,10 +33,25 @@ def taught(tiny_encoder: Path) -> Taught:
     return Taught(queries, documents, np.array([[(number + 1) % 8] for number in range(8)]))
 
 
-def test_the_loss_is_its_terms_over_the_batch_s_documents_at_every_width(tiny_encoder: Path, taught: Taught) -> None:
+def log_shares(asked: np.ndarray, held: np.ndarray, own: int, numbers: list[int], softness: float) -> dict[int, float]:
+    """log p of each document for one query, in float64; its own document over again is none of them."""
+    logits = {}
+    for column, document in enumerate(held):
+        if column == own or numbers[column] != numbers[own]:
+            lengths = math.sqrt(sum(a * a for a in asked)) * math.sqrt(sum(b * b for b in document))
+            cosine = sum(a * b for a, b in zip(asked, document, strict=True)) / lengths
+            logits[column] = 20.0 * cosine / softness
+    together = math.log(sum(math.exp(logit) for logit in logits.values()))
+    return {column: logit - together for column, logit in logits.items()}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_the_loss_is_its_terms_over_the_batch_s_documents_at_every_width(
+    tiny_encoder: Path, taught: Taught, alpha: float
+) -> None:
     student = load_encoder(str(tiny_encoder), MAX_TOKENS).eval()
     torch.nn.init.normal_(next(student.parameters()), generator=torch.Generator().manual_seed(1))
-    distill = SearchDistill(temperature=2.0, alpha=0.25, embedding_weight=0.5)
+    distill = SearchDistill(temperature=2.0, alpha=alpha, embedding_weight=0.5)
     loss = PairLoss(student, distill, taught, (32,))
     numbers = [2, 5, 3]
     negatives = [3, 6, 4]  # and 3 is the third pair's own
@@ -54,22 +62,27 @@ def test_the_loss_is_its_terms_over_the_batch_s_documents_at_every_width(tiny_en
     ]
     with torch.no_grad():
         terms = loss([student.preprocess(texts) for texts in columns], torch.tensor(numbers))
-        asked = student.encode(columns[0], convert_to_tensor=True)
-        held = student.encode(columns[1] + columns[2], convert_to_tensor=True)
+        asked = student.encode(columns[0]).astype(float)
+        held = student.encode(columns[1] + columns[2]).astype(float)
 
-    places = torch.tensor(numbers + negatives)
-    repeated = repeated_answers(places, 3)
-    assert repeated.nonzero().tolist() == [[2, 3]]
-    teacher = [torch.from_numpy(part) for part in (taught.queries[numbers], taught.documents[numbers + negatives])]
-    own = [similarities(shortened(asked, width), shortened(held, width), 20.0, repeated) for width in (64, 32)]
-    said = similarities(*teacher, 20.0, repeated)
-    expected = {
-        "info_nce": 0.25 * sum(info_nce(each) for each in own) / 2,
-        "kl": 0.75 * 4.0 * sum(similarity_kl(each, said, 2.0) for each in own) / 2,
-        "embedding_mse": 0.5 * embedding_mse(torch.cat([asked, held]), torch.cat(teacher)),
-    }
+    places = numbers + negatives
+    taught_asked, taught_held = taught.queries[numbers].astype(float), taught.documents[places].astype(float)
+    surprise = divergence = 0.0
+    for query in range(3):
+        teacher = log_shares(taught_asked[query], taught_held, query, places, 2.0)
+        assert len(teacher) == (5 if query == 2 else 6)
+        for width in (64, 32):
+            surprise -= log_shares(asked[query, :width], held[:, :width], query, places, 1.0)[query] / 6
+            own = log_shares(asked[query, :width], held[:, :width], query, places, 2.0)
+            divergence += sum(math.exp(p) * (p - own[column]) for column, p in teacher.items()) / 6
+    apart = np.concatenate([asked - taught_asked, held - taught_held])
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(
-        {name: float(value) for name, value in expected.items()}, rel=1e-4
+        {
+            "info_nce": alpha * surprise,
+            "kl": (1 - alpha) * 2.0**2 * divergence,
+            "embedding_mse": 0.5 * sum(float(row @ row) for row in apart) / len(apart),
+        },
+        rel=1e-4,
     )
 
 
