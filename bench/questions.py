@@ -15,8 +15,6 @@ from bench.docs import DOCS, write_figures
 from bench.search import Unobserved
 from bench.verdicts import markdown
 from bundle.search import open_search_bundle
-from compress.data.corpus import find_sources
-from compress.data.stage import CORPUS_CACHE
 from serve.search.folder import FolderIndex
 from serve.search.messages import IndexRequest, SearchRequest, SourceFile
 from serve.search.service import CodeSearch
@@ -41,6 +39,9 @@ QUESTIONS = (
 
 def projects() -> dict[str, list[SourceFile]]:
     """The files of each project."""
+    from compress.data.corpus import find_sources
+    from compress.data.stage import CORPUS_CACHE  # with it comes torch, which workers that import this module can not
+
     root = Path(__file__).parents[1]
     ours = [file for room in ("bundle", "compress", "serve") for file in sorted((root / room).rglob("*.py"))]
     found = {OURS: [SourceFile(file.relative_to(root).as_posix(), file.read_text()) for file in ours]}
