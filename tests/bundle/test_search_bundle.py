@@ -119,7 +119,8 @@ def test_a_text_s_embedding_has_length_one_and_does_not_depend_on_what_it_is_emb
     assert together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
     for row, text in zip(together, texts, strict=True):
-        np.testing.assert_allclose(row, encoder.encode([text])[0], atol=1e-5)
+        # With 8 bits an activation between two steps is rounded either way by the last bits of a sum.
+        np.testing.assert_allclose(row, encoder.encode([text])[0], atol=5e-3)
 
 
 def test_what_is_beyond_the_longest_text_is_not_seen(encoder: Encoder) -> None:
