@@ -20,6 +20,8 @@ PROMPT_FILE = "prompt.jinja"
 RULES_FILE = "rules.yaml"
 SCHEMA_FILE = "answer.schema.json"
 TOKENIZER_FILE = "tokenizer.json"
+MODEL_GRAPH = "model.onnx"  # of the ONNX export: the whole student
+PREFILL_GRAPH = "prefill.onnx"  # of some ONNX exports: reads prompts, and gives their keys and values alone
 
 
 Task = Literal["analysis", "search"]

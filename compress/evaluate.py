@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bundle.confidence import Calibration
-from bundle.manifest import TOKENIZER_FILE
+from bundle.manifest import MODEL_GRAPH, TOKENIZER_FILE
 from bundle.prompt import Prompt
 from bundle.rules import Catalogue
 from compress.data.examples import Example, read_examples
@@ -106,7 +106,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def is_onnx(self) -> bool:
-        return (self.folder / "model.onnx").is_file()
+        return (self.folder / MODEL_GRAPH).is_file()
 
 
 def evaluate_models(
@@ -266,7 +266,7 @@ def _answers(
     with console.status(f"answers of {each.name}"):
         if each.is_onnx:
             head_dim = head_dimension(AutoConfig.from_pretrained(each.source))
-            answers = answers_from_onnx(each.folder / "model.onnx", head_dim, questions, decoding)
+            answers = answers_from_onnx(each.folder, head_dim, questions, decoding)
         else:
             answers = answers_from_checkpoint(each.folder, questions, decoding)
     staged = kept.with_suffix(".tmp")
@@ -288,7 +288,7 @@ def _parameters(checkpoint: Path) -> int:
 
 
 def _weight_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for pattern in ("*.safetensors", "model.onnx*") for file in folder.glob(pattern))
+    return sum(file.stat().st_size for pattern in ("*.safetensors", "*.onnx*") for file in folder.glob(pattern))
 
 
 def _kv_bytes_per_token(each: Candidate) -> int:
@@ -297,6 +297,6 @@ def _kv_bytes_per_token(each: Candidate) -> int:
     numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dimension(config)
     if not each.is_onnx:
         return numbers * 2
-    graph = onnx.load(each.folder / "model.onnx", load_external_data=False).graph
+    graph = onnx.load(each.folder / MODEL_GRAPH, load_external_data=False).graph
     kept = next(value for value in graph.input if value.name.startswith("past_key_values."))
     return numbers * onnx.helper.tensor_dtype_to_np_dtype(kept.type.tensor_type.elem_type).itemsize

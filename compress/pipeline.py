@@ -22,6 +22,7 @@ from compress.distill import train_student
 from compress.evaluate import Candidate, Evaluation, evaluate_models
 from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
+from compress.export.int8 import CALIBRATION_EXAMPLES
 from compress.export.onnx import export_onnx
 from compress.export.vllm import export_vllm
 from compress.gate import judged, require_passed
@@ -296,7 +297,12 @@ class Pipeline:
                 "onnx",
                 after=[made_by],
                 inputs={"onnx": options},
-                action=lambda out: export_onnx(student, options, out / "onnx"),
+                action=lambda out: export_onnx(
+                    student,
+                    options,
+                    out / "onnx",
+                    self.dataset().spread(CALIBRATION_EXAMPLES) if options.prefill else (),
+                ),
             )
             exports["onnx"] = (folder / "onnx", options.precision)
             candidates.append(Candidate(f"student, ONNX {options.precision}", folder / "onnx", student))

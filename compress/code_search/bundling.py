@@ -1,7 +1,7 @@
 """What a search bundle is made of, drafted for measuring and written to be served."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,12 +35,13 @@ class Facts(msgspec.Struct, frozen=True):
         return msgspec.json.decode((folder / _FACTS_FILE).read_bytes(), type=cls)
 
 
-def write_exports(encoder: SentenceTransformer, dimensions: tuple[int, ...], int8: bool, out: Path) -> None:
+def write_exports(encoder: SentenceTransformer, dimensions: tuple[int, ...], texts: Sequence[str], out: Path) -> None:
     """Write an encoder's graphs, its tokenizer and its facts into `out`, whole or not at all.
 
     Args:
         dimensions: of its embeddings that serve as well, below the full width.
-        int8: whether the graph with 8-bit weights is wanted beside the one in float32.
+        texts: queries and functions that the graph in 8 bits is calibrated on; without any there is none, and only
+            the one in float32.
     """
     if out.is_dir():
         return
@@ -48,11 +49,12 @@ def write_exports(encoder: SentenceTransformer, dimensions: tuple[int, ...], int
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     export_encoder(encoder, staged / FOLDERS[FP32])
-    if int8:
-        quantize_encoder(staged / FOLDERS[FP32], staged / FOLDERS[INT8])
     tokenizer = encoder.tokenizer.backend_tokenizer
-    tokenizer.no_truncation()
     tokenizer.no_padding()
+    if texts:
+        tokenizer.enable_truncation(encoder.max_seq_length)
+        quantize_encoder(staged / FOLDERS[FP32], tokenizer, texts, staged / FOLDERS[INT8])
+    tokenizer.no_truncation()
     tokenizer.save(str(staged / TOKENIZER_FILE))
     width = encoder.get_embedding_dimension()
     assert width is not None, "an encoder that pools has a width"

@@ -1,25 +1,24 @@
-"""An encoder as an ONNX graph from token ids to unit vectors, in float32 and with weights of 8 bits."""
+"""An encoder as an ONNX graph from token ids to unit vectors, in float32 and in 8 bits."""
 
 import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
+import numpy as np
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from bundle.search import MODEL_FILE
 from compress.code_search.encoders import transformer
-
-_BLOCK = 128  # weights that share a scale
+from compress.export.int8 import quantize_matrices
 
 
 class _Graph(nn.Module):
@@ -56,22 +55,23 @@ def export_encoder(encoder: SentenceTransformer, out: Path) -> None:
         program.save(str(staged / MODEL_FILE), external_data=False)
 
 
-def quantize_encoder(exported: Path, out: Path) -> None:
-    """Write `out`/model.onnx: the graph in `exported` with weights of 8 bits.
+def quantize_encoder(exported: Path, tokenizer: Tokenizer, texts: Sequence[str], out: Path) -> None:
+    """Write `out`/model.onnx: the graph in `exported` in 8 bits.
 
-    Matrices are MatMulNBits, in blocks of 128 that share a scale; activations are quantised row by row
-    (accuracy_level 4), so that a text's embedding does not depend on the batch it is in. Token embeddings are 8 bits
-    with one scale.
+    `compress.export.int8` says what becomes of the matrices. Token embeddings have one scale.
+
+    Args:
+        exported: a folder that `export_encoder` wrote.
+        tokenizer: the encoder's, cutting texts off where they become too long.
+        texts: queries and functions; the ranges of activations are taken from them.
+        out: a folder, made here.
     """
     with tempfile.TemporaryDirectory() as scratch, _quietly(), _staged(out) as staged:
         gathered = Path(scratch) / MODEL_FILE
         quantize_dynamic(exported / MODEL_FILE, gathered, op_types_to_quantize=["Gather"], weight_type=QuantType.QInt8)
-        quantizer = MatMulNBitsQuantizer(
-            onnx.load(gathered),
-            algo_config=DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=4, bits=8),
-        )
-        quantizer.process()
-        onnx.save(quantizer.model.model, staged / MODEL_FILE)
+        ids = (np.array([tokenizer.encode(text).ids], np.int64) for text in texts)
+        examples = ({"input_ids": each, "attention_mask": np.ones_like(each)} for each in ids)
+        quantize_matrices(gathered, examples, staged / MODEL_FILE)
 
 
 @contextmanager

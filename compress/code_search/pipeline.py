@@ -36,6 +36,7 @@ from compress.code_search.train import Taught, train_encoder
 from compress.data.build import corpus_fingerprint
 from compress.data.corpus import find_sources
 from compress.data.stage import CORPUS_CACHE
+from compress.export.int8 import CALIBRATION_EXAMPLES
 from compress.gate import judged, require_passed
 from compress.lineage import as_told
 from compress.stages import Run
@@ -81,7 +82,7 @@ class SearchPipeline:
             encoders[BASELINE] = alone
             after.append("baseline")
         encoders[DISTILLED] = distilled
-        exported = self._onnx(encoders, after[1:])
+        exported = self._onnx(data, encoders, after)
         report = self._evaluate(data, encoders, exported, ["data", "onnx"])
         self._bundle(exported, report)
 
@@ -197,19 +198,16 @@ class SearchPipeline:
             start, pairs, train, distill, taught, dimensions, recipe.data.max_tokens, recipe.seed, out, description
         )
 
-    def _onnx(self, encoders: dict[str, Path], after: list[str]) -> Path:
+    def _onnx(self, data: Path, encoders: dict[str, Path], after: list[str]) -> Path:
         recipe = self.recipe
 
         def export(out: Path) -> None:
+            pairs = read_pairs(data / "train.jsonl")[:CALIBRATION_EXAMPLES]
+            texts = [text for part in _texts(pairs).values() for text in part]
             for name, folder in encoders.items():
                 encoder = load_encoder(str(folder), recipe.data.max_tokens)
-                own = name in (BASELINE, DISTILLED)
-                write_exports(
-                    encoder,
-                    recipe.student.dimensions if own else (),
-                    int8=name == DISTILLED,
-                    out=out / _slug(name),
-                )
+                dimensions = recipe.student.dimensions if name in (BASELINE, DISTILLED) else ()
+                write_exports(encoder, dimensions, texts if name == DISTILLED else (), out / _slug(name))
 
         return self.run_folder.stage(
             "onnx",

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from compress import ranks
 from compress.code_search.data import Pair
-from compress.code_search.encoders import load_encoder, save_encoder
+from compress.code_search.encoders import load_encoder, save_encoder, transformer
 from compress.code_search.losses import (
     embedding_mse,
     info_nce,
@@ -178,6 +178,14 @@ def train_encoder(
     ranks.require_one("training a bi-encoder, whose batch is one set of wrong answers,")
     torch.manual_seed(seed)
     encoder = load_encoder(start, max_tokens)
+    if not torch.cuda.is_available():
+        # On CPUs the fused kernel's backward pass takes longer than plain matrix products.
+        transformer(encoder).set_attn_implementation("eager")
+    if taught is not None:
+        # The teacher embedded without dropout: what a student can not see of a text it can not embed alike.
+        for module in encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     loss = PairLoss(encoder, distill, taught, dimensions)
     checkpoints = out / "checkpoints"
     arguments = training_arguments(

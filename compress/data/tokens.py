@@ -120,6 +120,10 @@ class TokenDataset(Dataset):
             f"(the longest has {max(self.too_long):,})"
         )
 
+    def spread(self, count: int) -> list[list[int]]:
+        """Token ids of `count` examples, taken evenly from all; of all when there are fewer."""
+        return [row.ids for row in self.rows[:: max(len(self.rows) // count, 1)]][:count]
+
     def __len__(self) -> int:
         return len(self.rows)
 

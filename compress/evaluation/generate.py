@@ -49,9 +49,9 @@ def answers_from_checkpoint(folder: Path, questions: Sequence[Question], decodin
     return _in_a_process(_checkpoint_worker, folder, questions, decoding)
 
 
-def answers_from_onnx(model: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
+def answers_from_onnx(folder: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
     """Greedy answers from an ONNX export, one at a time, with log-probabilities."""
-    return _in_a_process(_onnx_worker, model, head_dim, questions, decoding)
+    return _in_a_process(_onnx_worker, folder, head_dim, questions, decoding)
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -85,10 +85,10 @@ def _speed(generated: list[Generated]) -> tuple[float, float]:
     return sum(len(answer.ids) for answer in generated) / seconds, len(generated) / seconds
 
 
-def _onnx_worker(model: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
+def _onnx_worker(folder: Path, head_dim: int, questions: Sequence[Question], decoding: Decoding) -> Answers:
     from compress.export.onnx_generate import OnnxLoop
 
-    loop = OnnxLoop(model, head_dim)
+    loop = OnnxLoop(folder, head_dim)
     grammar = decoding.grammar()
     eos, most = decoding.eos_token_id, decoding.max_answer_tokens
     generated = [

@@ -7,41 +7,62 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import AutoConfig
+
+from bundle.manifest import MODEL_GRAPH
 from compress.errors import StageError
+from compress.export.onnx_prefill import write_prefill
 from compress.recipe import Onnx
+from compress.student import head_dimension
 
 
 class ExportError(StageError):
     """The exporter refused the checkpoint; the message ends with what it said."""
 
 
-def export_onnx(checkpoint: Path, options: Onnx, out: Path) -> None:
-    """Write model.onnx (and model.onnx.data) into `out`.
+def export_onnx(checkpoint: Path, options: Onnx, out: Path, examples: Sequence[Sequence[int]] = ()) -> None:
+    """Write model.onnx (and model.onnx.data) into `out`, and prefill.onnx likewise where `options` ask for it.
 
     Inputs are input_ids, attention_mask and past_key_values.N.key|value [B, kv_heads, T, head_dim]; outputs
     are the last position's logits and present.N.key|value. Weights are MatMulNBits blocks of 4 bits, and by
     choice of 8 in the head; activations are quantised row by row (accuracy_level 4), so that a row's result
-    does not depend on the batch it is in.
+    does not depend on the batch it is in. `compress.export.onnx_prefill` says what prefill.onnx is.
+
+    Args:
+        checkpoint: the unquantised student.
+        options: how weights are stored.
+        out: a folder, made here.
+        examples: token ids of what the student is asked, which prefill.onnx is calibrated on.
 
     Raises:
         ExportError: the builder failed.
     """
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as scratch:
+        built = Path(scratch) / "built"
+        _build(checkpoint, options, built)
+        if options.prefill is not None:
+            full = Path(scratch) / "full"
+            _build(checkpoint, Onnx(precision="fp32"), full)
+            head_dim = head_dimension(AutoConfig.from_pretrained(checkpoint))
+            write_prefill(built / MODEL_GRAPH, full / MODEL_GRAPH, head_dim, examples)
+        out.mkdir(parents=True, exist_ok=True)
+        for file in built.glob("*.onnx*"):
+            shutil.move(file, out / file.name)
+
+
+def _build(checkpoint: Path, options: Onnx, built: Path) -> None:
     extra = ["prune_lm_head=true"]
     if options.precision == "int4":
         extra += ["accuracy_level=4", f"block_size={options.block_size}", "algo_config=k_quant"]
         if options.int8_head:
             extra.append("matmul_mixed_precision=last_matmul:int8")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as scratch:
-        built = Path(scratch) / "built"
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", checkpoint.name]
-        command += ["-i", str(checkpoint), "-o", str(built), "-p", options.precision, "-e", "cpu"]
-        command += ["-c", str(Path(scratch) / "cache"), "--extra_options", *extra]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0 or not (built / "model.onnx").is_file():
-            said = (result.stderr.strip() or result.stdout.strip())[-800:]
-            raise ExportError(f"onnxruntime-genai's builder failed on {checkpoint}:\n{said}")
-        out.mkdir(parents=True, exist_ok=True)
-        for file in built.glob("model.onnx*"):
-            shutil.move(file, out / file.name)
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", checkpoint.name]
+    command += ["-i", str(checkpoint), "-o", str(built), "-p", options.precision, "-e", "cpu"]
+    command += ["-c", str(built.with_name("cache")), "--extra_options", *extra]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0 or not (built / MODEL_GRAPH).is_file():
+        said = (result.stderr.strip() or result.stdout.strip())[-800:]
+        raise ExportError(f"onnxruntime-genai's builder failed on {checkpoint}:\n{said}")

@@ -10,41 +10,46 @@ import numpy as np
 import onnxruntime
 
 from bundle.grammar import AnswerMatcher
+from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH
 from compress.evaluation.generated import Generated
+
+Cache = dict[str, np.ndarray]
 
 
 class OnnxLoop:
-    """One session that answers one prompt after another."""
+    """One student that answers one prompt after another."""
 
-    def __init__(self, model: Path, head_dim: int, threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self.past = {
+    def __init__(self, folder: Path, head_dim: int, threads: int = 0) -> None:
+        """
+        Args:
+            folder: an ONNX export.
+            head_dim: numbers in a key of one head.
+            threads: of a step; 0: every core.
+        """
+        self.session = _session(folder / MODEL_GRAPH, threads)
+        graph = folder / PREFILL_GRAPH
+        self.reader = _session(graph, threads) if graph.is_file() else None
+        self.past: Cache = {
             entry.name: np.zeros((1, entry.shape[1], 0, head_dim), np.float32)
             for entry in self.session.get_inputs()
             if entry.name.startswith("past_key_values.")
         }
-        self.outputs = [entry.name for entry in self.session.get_outputs()]
 
-    def step(
-        self, ids: list[int], past: dict[str, np.ndarray], length: int
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def step(self, ids: list[int], past: Cache, length: int) -> tuple[np.ndarray, Cache]:
         """Feed `ids` after `length` cached tokens.
 
         Returns:
             Logits [V] after the last of them, and the cache that now holds them too.
         """
-        feeds = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, length + len(ids)), np.int64),
-            **past,
-        }
-        results = dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
-        logits = results.pop("logits")
-        present = {name.replace("present.", "past_key_values."): array for name, array in results.items()}
-        return logits[0, -1], present
+        results = _run(self.session, ids, past, length)
+        return results.pop("logits")[0, -1], _as_past(results)
+
+    def read(self, prompt: list[int]) -> tuple[np.ndarray, Cache]:
+        """Logits and cache after a prompt, of which all but the last token go through a graph for prompts."""
+        if self.reader is None or len(prompt) <= 2:
+            return self.step(prompt, self.past, 0)
+        past = _as_past(_run(self.reader, prompt[:-1], self.past, 0))
+        return self.step(prompt[-1:], past, len(prompt) - 1)
 
     def answer(
         self, prompt: list[int], eos_token_id: int, most: int, matcher: AnswerMatcher | None = None
@@ -55,7 +60,7 @@ class OnnxLoop:
             matcher: says what may be written, at the start of the answer; None: anything.
         """
         begun = time.perf_counter()
-        logits, past = self.step(prompt, self.past, 0)
+        logits, past = self.read(prompt)
         ids: list[int] = []
         logprobs: list[float] = []
         aided = False
@@ -72,3 +77,22 @@ class OnnxLoop:
                 break
             logits, past = self.step([token], past, len(prompt) + len(ids) - 1)
         return Generated(ids=ids, logprobs=logprobs, seconds=time.perf_counter() - begun, aided=aided)
+
+
+def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, ids: list[int], past: Cache, length: int) -> dict[str, np.ndarray]:
+    """All that a graph gives for `ids` after `length` cached tokens, by name."""
+    mask = np.ones((1, length + len(ids)), np.int64)
+    feeds = {"input_ids": np.array([ids], np.int64), "attention_mask": mask, **past}
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _as_past(present: dict[str, np.ndarray]) -> Cache:
+    return {name.replace("present.", "past_key_values."): array for name, array in present.items()}

@@ -33,9 +33,7 @@ def export_vllm(checkpoint: Path, dataset: TokenDataset, options: W4A16, out: Pa
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map=device).eval()
     _require_groups(model, options.group_size)
-    stride = max(len(dataset) // options.calibration_examples, 1)
-    examples = [torch.tensor([row.ids], device=device) for row in dataset.rows[::stride]]
-    examples = examples[: options.calibration_examples]
+    examples = [torch.tensor([ids], device=device) for ids in dataset.spread(options.calibration_examples)]
     scales: dict[nn.Linear, Tensor] = {}
     for layer in model.model.layers:
         hessians = _input_hessians(model, layer, examples)

@@ -7,7 +7,8 @@ many rows.
 
 Padding leaves garbage behind a row's end, where later tokens overwrite it and no mask reaches. It also takes the
 last position of each row, the only one whose logits the graph returns: prompts are therefore computed without their
-last token, and that one is decoded like an answer's.
+last token, and that one is decoded like an answer's. No logits are needed of them, so that they may have a graph of
+their own that computes none.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.manifest import ModelShape
-from serve.engine.devices import Device, open_session
+from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH, ModelShape
+from serve.engine.devices import Device, is_on_cuda, open_session
 from serve.engine.kv import KvCache
 
 
@@ -30,7 +31,7 @@ class OnnxStudent:
     ) -> None:
         """
         Args:
-            folder: holds model.onnx.
+            folder: holds model.onnx, and on CPUs prompts go through prefill.onnx where there is one.
             shape: the student's sizes.
             slots: the most KV rows.
             kv_tokens: the most tokens all rows may hold together.
@@ -41,11 +42,14 @@ class OnnxStudent:
         Raises:
             EngineUnavailable: it can not run there, or so few `kv_tokens` hold nothing.
         """
-        self._session = open_session(folder / "model.onnx", device, threads)
+        self._session = open_session(folder / MODEL_GRAPH, device, threads)
+        self._prompts = self._session
+        if (folder / PREFILL_GRAPH).is_file() and not is_on_cuda(self._session):
+            self._prompts = open_session(folder / PREFILL_GRAPH, "cpu", threads)
         self.kv = KvCache(self._session, shape.kv_heads, shape.head_dim, slots, kv_tokens, context)
         logits_type = np.float16 if self._session.get_outputs()[0].type == "tensor(float16)" else np.float32
         self._logits = np.zeros((slots, 1, shape.vocab_size), logits_type)
-        self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        self._bindings: dict[tuple[onnxruntime.InferenceSession, int, int], onnxruntime.IOBinding] = {}
 
     def fit(self, lengths: Sequence[int], needed: int, reserved: int) -> None:
         """See `KvCache.fit`."""
@@ -54,7 +58,7 @@ class OnnxStudent:
 
     def prefill(self, row: int, start: int, ids: Sequence[int]) -> None:
         """Append `ids` to a row that holds `start` tokens."""
-        self._run(row, np.array([ids], np.int64), np.ones((1, start + len(ids)), np.int64))
+        self._run(self._prompts, row, np.array([ids], np.int64), np.ones((1, start + len(ids)), np.int64))
 
     def prefill_empty(self, first: int, prompts: Sequence[Sequence[int]]) -> None:
         """Begin the rows `first`, `first` + 1, … with these tokens, all in one call."""
@@ -62,7 +66,7 @@ class OnnxStudent:
         mask = np.arange(held.max()) < held
         ids = np.zeros(mask.shape, np.int64)
         ids[mask] = np.concatenate(prompts)
-        self._run(first, ids, mask.astype(np.int64))
+        self._run(self._prompts, first, ids, mask.astype(np.int64))
 
     def decode(self, first: int, ids: Sequence[int], lengths: Sequence[int]) -> NDArray[np.float32]:
         """Append one token to each of the rows `first`, `first` + 1, …; the i-th of them holds `lengths[i]` before.
@@ -72,16 +76,20 @@ class OnnxStudent:
         """
         held = np.array(lengths)[:, None]
         mask = (np.arange(max(lengths) + 1) <= held).astype(np.int64)
-        return self._run(first, np.array(ids, np.int64)[:, None], mask)
+        self._run(self._session, first, np.array(ids, np.int64)[:, None], mask)
+        return self._logits[: len(ids), 0].astype(np.float32, copy=False)
 
-    def _run(self, first: int, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run(
+        self, session: onnxruntime.InferenceSession, first: int, ids: NDArray[np.int64], mask: NDArray[np.int64]
+    ) -> None:
         rows = len(ids)
-        binding = self._bindings.get((first, rows))
+        binding = self._bindings.get((session, first, rows))
         if binding is None:
-            binding = self._bindings[first, rows] = self._session.io_binding()
+            binding = self._bindings[session, first, rows] = session.io_binding()
             self.kv.bind(binding, first, rows)
-            binding.bind_ortvalue_output("logits", onnxruntime.OrtValue.ortvalue_from_numpy(self._logits[:rows]))
+            if session is self._session:
+                logits = onnxruntime.OrtValue.ortvalue_from_numpy(self._logits[:rows])
+                binding.bind_ortvalue_output("logits", logits)
         binding.bind_ortvalue_input("input_ids", onnxruntime.OrtValue.ortvalue_from_numpy(ids))
         binding.bind_ortvalue_input("attention_mask", onnxruntime.OrtValue.ortvalue_from_numpy(mask))
-        self._session.run_with_iobinding(binding)
-        return self._logits[:rows, 0].astype(np.float32, copy=False)
+        session.run_with_iobinding(binding)

@@ -14,11 +14,11 @@ MOST_PADDING = 0.25  # of a padded call: beyond it, computing the padding costs 
 def next_chunk(row: Row) -> list[int]:
     """The next tokens of a row's prompt to compute in one call; none when what is left is decoded.
 
-    That is the last token, and one before it: attention to a single token is computed otherwise than to several, so
-    a chunk of one, padded beside longer ones, would not be the same to the bit.
+    That is the last token, and of a prompt of two the first as well: attention to a single token is computed
+    otherwise than to several, so a first chunk of one, padded beside longer ones, would not be the same to the bit.
     """
     count = min(PREFILL_CHUNK, len(row.pending) - 1)
-    return row.pending[:count] if count > 1 else []
+    return row.pending[:count] if count > 1 or row.length > 0 else []
 
 
 def next_row(rows: Iterable[Row]) -> Row | None:

@@ -240,6 +240,7 @@ class Steps:
         """Compute something trivial in a KV row that nobody needs."""
         try:
             self._student.prefill(kv_row, 0, [0])
+            self._student.decode(kv_row, [0], [0])
         except Exception as error:
             raise StudentBroken(f"the student does not compute: {error}") from error
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from bundle.answer import parse_answer
 from bundle.grammar import AnswerGrammar
 from compress.data.tokens import TokenDataset
+from compress.errors import StageError
 from compress.export.onnx import ExportError, export_onnx
 from compress.export.onnx_generate import OnnxLoop
 from compress.quantize import quantize_nf4
@@ -22,7 +24,7 @@ HEAD_DIM = 16  # of the tiny checkpoint
 def float_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "onnx"
     export_onnx(tiny_checkpoint, Onnx(precision="fp32"), out)
-    return out / "model.onnx"
+    return out
 
 
 def test_onnx_logits_are_torchs_in_prefill_and_in_decode(float_export: Path, model, dataset: TokenDataset) -> None:
@@ -65,14 +67,75 @@ def test_a_grammar_holds_in_the_plain_loop(
 def test_four_bits_are_smaller_and_near(float_export: Path, tiny_checkpoint, dataset: TokenDataset, tmp_path) -> None:
     export_onnx(tiny_checkpoint, Onnx(precision="int4"), tmp_path / "onnx")
     small, large = (
-        sum(file.stat().st_size for file in folder.glob("model.onnx*"))
-        for folder in (tmp_path / "onnx", float_export.parent)
+        sum(file.stat().st_size for file in folder.glob("model.onnx*")) for folder in (tmp_path / "onnx", float_export)
     )
     assert small < 0.7 * large
     prompt = dataset.rows[0].ids
-    four, full = (OnnxLoop(folder / "model.onnx", HEAD_DIM) for folder in (tmp_path / "onnx", float_export.parent))
+    four, full = (OnnxLoop(folder, HEAD_DIM) for folder in (tmp_path / "onnx", float_export))
     logits = [loop.step(prompt, loop.past, 0)[0] for loop in (four, full)]
     assert np.corrcoef(*logits)[0, 1] > 0.8
+
+
+@pytest.fixture(scope="module")
+def two_graphs(tiny_bundle: Path) -> Path:
+    """The export of the tiny checkpoint with a graph for prompts, calibrated on random tokens."""
+    return tiny_bundle / "onnx"
+
+
+def keys_and_values(folder: Path, prompts: list[list[int]]) -> dict[str, np.ndarray]:
+    """Of prompts in one padded call of a folder's graph for prompts; padding left out: [kv_heads, tokens, head_dim]."""
+    session = onnxruntime.InferenceSession(folder / "prefill.onnx")
+    mask = np.array([[place < len(prompt) for place in range(max(map(len, prompts)))] for prompt in prompts])
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.concatenate(prompts)
+    past = {name: array.repeat(len(prompts), axis=0) for name, array in OnnxLoop(folder, HEAD_DIM).past.items()}
+    names = [entry.name for entry in session.get_outputs()]
+    arrays = session.run(names, {"input_ids": ids, "attention_mask": mask.astype(np.int64), **past})
+    return {
+        f"{name} of {number}": array[number, :, : len(prompt)]
+        for name, array in zip(names, arrays, strict=True)
+        for number, prompt in enumerate(prompts)
+    }
+
+
+def test_the_graph_for_prompts_gives_keys_and_values_nearer_than_4_bits_do(
+    two_graphs: Path, float_export: Path, dataset: TokenDataset
+) -> None:
+    prompt = dataset.rows[0].ids[: dataset.rows[0].answer_start]
+    full, four = (OnnxLoop(folder, HEAD_DIM) for folder in (float_export, two_graphs))
+    (_, expected), (_, coarse) = (loop.step(prompt, loop.past, 0) for loop in (full, four))
+    given = keys_and_values(two_graphs, [prompt])
+    assert given.keys() == {f"{name.replace('past_key_values', 'present')} of 0" for name in expected}
+
+    def error(array: np.ndarray, name: str) -> float:
+        return float(np.linalg.norm(array - expected[name][0]))
+
+    for name in expected:
+        array = given[f"{name.replace('past_key_values', 'present')} of 0"]
+        assert error(array, name) < error(coarse[name][0], name), name
+
+
+def test_a_prompt_read_beside_others_is_read_the_same_to_the_bit(two_graphs: Path, dataset: TokenDataset) -> None:
+    """With a scale for each call, as dynamic quantisation has it, a large activation would change its neighbours."""
+    prompts = [row.ids[: row.answer_start] for row in dataset.rows[:4]]
+    together = keys_and_values(two_graphs, prompts)
+    for number, prompt in enumerate(prompts):
+        for name, array in keys_and_values(two_graphs, [prompt]).items():
+            assert np.array_equal(array, together[name.replace(" of 0", f" of {number}")]), name
+
+
+def test_an_answer_after_a_prompt_read_in_8_bits_is_near_the_full_one(
+    two_graphs: Path, float_export: Path, dataset: TokenDataset
+) -> None:
+    prompt = dataset.rows[0].ids
+    logits = [OnnxLoop(folder, HEAD_DIM).read(prompt)[0] for folder in (two_graphs, float_export)]
+    assert np.corrcoef(*logits)[0, 1] > 0.8
+
+
+def test_a_graph_for_prompts_wants_examples(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="calibrated on examples"):
+        export_onnx(tiny_checkpoint, Onnx(prefill="int8"), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_a_checkpoint_that_cannot_be_exported_says_why(tmp_path: Path) -> None:

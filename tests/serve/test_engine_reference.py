@@ -54,7 +54,7 @@ async def test_free_text_equals_a_plain_loop_over_the_same_graph(
     bundle: Bundle, start_engine: StartEngine, length: int
 ) -> None:
     """The loop computes a prompt in one call: lengths around a chunk's are those that could go wrong."""
-    loop = OnnxLoop(bundle.export_folder("onnx") / "model.onnx", bundle.manifest.model.head_dim, threads=1)
+    loop = OnnxLoop(bundle.export_folder("onnx"), bundle.manifest.model.head_dim, threads=1)
     ids = random_ids(length, length)
     (eos,) = bundle.manifest.eos_token_ids
     expected = loop.answer(list(ids), eos, REFERENCE_TOKENS)

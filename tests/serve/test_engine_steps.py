@@ -112,7 +112,7 @@ async def test_prompts_of_like_length_are_begun_in_one_call(make_steps: Callable
 async def test_a_shared_prefix_is_computed_once(make_steps: Callable[..., Driven]) -> None:
     prefix = random_ids(99, 300)
     steps = make_steps(prefix)
-    assert [tokens for _, tokens in steps.student.calls] == [[1], [256], [44]], "a try, and the prefix"
+    assert [tokens for _, tokens in steps.student.calls] == [[1], [1], [256], [44]], "both tries, and the prefix"
     answers = [steps.ask(20, seed, prefix) for seed in range(3)]
     other = steps.ask(20, 7)
     assert sorted(steps.step()) == sorted([("prefill", [19])] * 4 + [("decode", [1] * 4)])

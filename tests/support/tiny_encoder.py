@@ -54,7 +54,8 @@ def make_tiny_search_bundle(encoder: Path, folder: Path) -> Path:
     )
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         exported, no_report = Path(scratch) / "exported", Path(scratch) / "report"
-        write_exports(load_encoder(str(encoder), MAX_TOKENS), (WIDTH // 2,), int8=True, out=exported)
+        texts = Path(json.__file__).with_name("decoder.py").read_text().splitlines()
+        write_exports(load_encoder(str(encoder), MAX_TOKENS), (WIDTH // 2,), [line for line in texts if line], exported)
         no_report.mkdir()
         for name in ("report.json", "report.html"):
             (no_report / name).write_bytes(msgspec.json.encode({}))
