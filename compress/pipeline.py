@@ -22,16 +22,12 @@ from compress.distill import train_student
 from compress.evaluate import Candidate, Evaluation, evaluate_models
 from compress.evaluation.scores import Scores
 from compress.evaluation.tables import detail_tables, score_tables
-from compress.export.int8 import CALIBRATION_EXAMPLES
-from compress.export.onnx import export_onnx
-from compress.export.vllm import export_vllm
+from compress.exporting import Exporting
 from compress.gate import judged, require_passed
 from compress.lineage import as_told
 from compress.logits import SoftLabelKey, SoftLabels, require_room, soft_label_key, write_soft_labels
 from compress.mishaps import LABELLING_KNOBS, memory_advice
-from compress.quantize import quantize_nf4
-from compress.recipe import Gate, OnPolicy, Recipe, Recover, TeacherAnswers, Train
-from compress.recover import read_recovery, recover_nf4, recovery_line
+from compress.recipe import Gate, OnPolicy, Recipe, TeacherAnswers, Train
 from compress.report import Story, write_report
 from compress.samples import SAMPLES_FILE, read_samples
 from compress.stages import Run
@@ -94,7 +90,9 @@ class Pipeline:
             candidates.append(Candidate("student, labels only", plain, plain))
             after.append("baseline")
         candidates += phases.values()
-        exports = self._exports(data, teacher, student, candidates, made_by=list(phases)[-1])
+        exporting = Exporting(self.recipe, self.run_folder, self.dataset, self.console)
+        validation = functools.partial(self.read_dataset, data, student, "validation")
+        exports = exporting.run(student, list(phases)[-1], teacher, validation, candidates)
         report = self._evaluate(data, candidates, after=[*after, *exports])
         self._bundle(student, exports, report)
 
@@ -259,81 +257,6 @@ class Pipeline:
             action=train,
         )
         return folder / "model"
-
-    def _exports(
-        self, data: Path, teacher: Path, student: Path, candidates: list[Candidate], made_by: str
-    ) -> dict[str, tuple[Path, str]]:
-        """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last.
-
-        Args:
-            made_by: the stage that made `student`.
-        """
-        exports: dict[str, tuple[Path, str]] = {}
-        if self.recipe.quantize is not None:
-            folder = self.run_folder.stage(
-                "quantize",
-                after=[made_by],
-                inputs={"quantize": self.recipe.quantize.type},
-                action=lambda out: quantize_nf4(student, self.dataset(), out / "nf4"),
-            )
-            name = "quantize"
-            if self.recipe.quantize.recover is not None:
-                name, folder = "recover", self._recover(data, teacher, student, folder, self.recipe.quantize.recover)
-            exports[name] = (folder / "nf4", "nf4")
-            candidates.append(Candidate("student, NF4", folder / "nf4", student))
-        w4a16 = self.recipe.export.vllm
-        if w4a16 is not None:
-            folder = self.run_folder.stage(
-                "vllm",
-                after=[made_by],
-                inputs={"vllm": w4a16},
-                action=lambda out: export_vllm(student, self.dataset(), w4a16, out / "vllm"),
-            )
-            exports["vllm"] = (folder / "vllm", "w4a16")
-            candidates.append(Candidate("student, W4A16", folder / "vllm", student))
-        options = self.recipe.export.onnx
-        if options is not None:
-            folder = self.run_folder.stage(
-                "onnx",
-                after=[made_by],
-                inputs={"onnx": options},
-                action=lambda out: export_onnx(
-                    student,
-                    options,
-                    out / "onnx",
-                    self.dataset().spread(CALIBRATION_EXAMPLES) if options.prefill else (),
-                ),
-            )
-            exports["onnx"] = (folder / "onnx", options.precision)
-            candidates.append(Candidate(f"student, ONNX {options.precision}", folder / "onnx", student))
-        return exports
-
-    def _recover(self, data: Path, teacher: Path, student: Path, quantised: Path, options: Recover) -> Path:
-        def recover(out: Path) -> None:
-            ranks.require_one("recovering what 4 bits lost")
-            recover_nf4(
-                student,
-                teacher,
-                quantised / "nf4",
-                self.dataset(),
-                self.read_dataset(data, student, "validation"),
-                options,
-                self.recipe.seed,
-                out,
-            )
-
-        folder = self.run_folder.stage(
-            "recover",
-            after=["data", "teacher", "quantize"],
-            inputs={
-                "recover": options,
-                "seed": self.recipe.seed,
-                "prompt": prompt_template(self.recipe.data.prompt),
-            },
-            action=recover,
-        )
-        self.console.print(recovery_line(read_recovery(folder), options))
-        return folder
 
     def _evaluate(self, data: Path, candidates: list[Candidate], after: list[str]) -> Path:
         asked = self.recipe.evaluate

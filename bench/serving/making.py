@@ -31,6 +31,7 @@ QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _MERGED_TOKENS = 16_384
+_EXAMPLES, _EXAMPLE_TOKENS = 32, 256  # that prompts in 8 bits are calibrated on
 _SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SHAPE = Qwen2Config(  # Qwen2.5-0.5B's
     vocab_size=151_936,
@@ -67,10 +68,12 @@ def make_random(folder: Path, name: str) -> None:
     checkpoint, onnx, no_report = staged / "checkpoint", staged / "onnx", staged / "report"
     torch.manual_seed(0)
     Qwen2ForCausalLM(_SHAPE).to(torch.bfloat16).save_pretrained(checkpoint)
+    tokenizer = _tokenizer()
     PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     ).save_pretrained(checkpoint)
-    export_onnx(checkpoint, Onnx(), onnx)
+    examples = [tokenizer.encode(file.read_text()).ids[:_EXAMPLE_TOKENS] for file in _stdlib()[:_EXAMPLES]]
+    export_onnx(checkpoint, Onnx(prefill="int8"), onnx, examples)
     no_report.mkdir()
     recipe = Recipe(name=name, data=Data(corpus=["stdlib"]), teacher=Teacher(model=str(checkpoint)))
     exports = {"onnx": (onnx, "int4")}
@@ -93,7 +96,11 @@ def _tokenizer() -> Tokenizer:
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train([str(file) for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))], trainer)
+    tokenizer.train([str(file) for file in _stdlib()], trainer)
     unused = range(tokenizer.get_vocab_size(), _SHAPE.vocab_size)
     tokenizer.add_special_tokens([f"<|unused_{number}|>" for number in unused])
     return tokenizer
+
+
+def _stdlib() -> list[Path]:
+    return sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))

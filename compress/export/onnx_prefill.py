@@ -27,8 +27,8 @@ _DECODING_DATA = "decoding.data"
 def write_prefill(decoding: Path, full: Path, head_dim: int, examples: Sequence[Sequence[int]]) -> None:
     """Write prefill.onnx and its data beside `decoding`.
 
-    Inputs and outputs are those of the decoding graph without its logits. Embeddings are the decoding graph's;
-    `compress.export.int8` says what becomes of the matrices.
+    Inputs and outputs are those of the decoding graph without its logits. `compress.export.int8` says what becomes of
+    the matrices; all else, embeddings above all, is the decoding graph's and stays in its file of data.
 
     Args:
         decoding: the builder's graph with weights in blocks of 4 bits.
@@ -42,7 +42,16 @@ def write_prefill(decoding: Path, full: Path, head_dim: int, examples: Sequence[
     if not examples:
         raise StageError("export.onnx.prefill is calibrated on examples, and there are none")
     floats = _write_in_floats(decoding, full)
-    quantize_matrices(floats, _fed(floats, head_dim, examples), decoding.with_name(PREFILL_GRAPH))
+    quantised = full.with_name("quantised.onnx")
+    quantize_matrices(floats, _fed(floats, head_dim, examples), quantised)
+    model = onnx.load(quantised)
+    whole, cut = (onnx.load(graph, load_external_data=False).graph.initializer for graph in (decoding, floats))
+    untouched = {tensor.name for tensor in cut}  # the quantiser's own names may be the builder's of other things
+    kept = {tensor.name: tensor for tensor in whole if tensor.name in untouched}
+    for tensor in model.graph.initializer:
+        if tensor.name in kept:
+            tensor.CopyFrom(kept[tensor.name])
+    onnx.save(model, decoding.with_name(PREFILL_GRAPH), save_as_external_data=True, location=_DATA)
 
 
 def _write_in_floats(decoding: Path, full: Path) -> Path:

@@ -78,19 +78,18 @@ class _Loaded:
 
     def rank(self, request: SearchRequest, vector: NDArray[np.float32]) -> list[RankedText]:
         """The best texts by their numbers here."""
-        among = self._among(request)
         words = self._lexical.scores(request.query)
+        among = self._among(request, len(words))
         if among is not None:
-            kept = np.zeros_like(words)
-            kept[among] = words[among]
-            words = kept
+            words = np.where(among, words, 0)
         parts: dict[Part, list[int]] = {
             "embedding": self._vectors.search(vector, FUSED, among),
             "bm25": best(words, FUSED),
         }
         return fuse(parts, self._hybrid, request.k)
 
-    def _among(self, request: SearchRequest) -> NDArray[np.int64] | None:
+    def _among(self, request: SearchRequest, count: int) -> NDArray[np.bool_] | None:
+        """Whether a text may be found, by its number below `count`; None: all may."""
         if request.path is None and request.kinds is None:
             return None
         if self._held_by is None:
@@ -101,7 +100,9 @@ class _Loaded:
             passes &= np.fromiter(map(path_filter(request), table.paths), bool, len(table.paths))[table.files]
         if request.kinds is not None:
             passes &= np.isin(table.kinds, [KINDS.index(kind) for kind in request.kinds])
-        return np.unique(table.numbers[passes])
+        among = np.zeros(count, bool)
+        among[table.numbers[passes]] = True
+        return among
 
 
 def _tabulate(held: dict[str, list[tuple[int, Kind]]]) -> _Units:

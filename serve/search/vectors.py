@@ -35,19 +35,22 @@ class VectorIndex:
         if len(numbers):
             self._index.remove_ids(faiss.IDSelectorBatch(np.asarray(numbers, np.int64)))
 
-    def search(self, vector: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None) -> list[int]:
+    def search(self, vector: NDArray[np.float32], k: int, among: NDArray[np.bool_] | None = None) -> list[int]:
         """The numbers of the k vectors with the largest products with `vector` [dimension], the largest first.
 
         Args:
             vector: of length 1, in float32 whatever the vectors are kept in.
             k: fewer are found where there are fewer.
-            among: only these numbers, sorted; None is all.
+            among: whether a number may be found, by the number; those beyond may not. None is all.
         """
-        if among is not None and not len(among):
+        if among is not None and not among.any():
             return []
         # faiss' threads would wait for one another on cores that the analysis wants.
         faiss.omp_set_num_threads(1)
-        chosen = None if among is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))  # type: ignore[call-arg]
+        chosen = None
+        if among is not None:
+            bits = faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+            chosen = faiss.SearchParameters(sel=bits)  # type: ignore[call-arg]
         _, numbers = self._index.search(vector[None], k, params=chosen)
         return [number for number in numbers[0].tolist() if number >= 0]
 

@@ -44,7 +44,7 @@ def test_the_nearest_are_found_in_every_precision(
     index.remove([3 * row + 1 for row in removed if row < rows])
 
     left = [row for row in range(rows) if row not in removed and not (filtered and row % 2)]
-    among = np.array([3 * row + 1 for row in range(0, rows, 2)], np.int64) if filtered else None
+    among = np.isin(np.arange(3 * rows), [3 * row + 1 for row in range(0, rows, 2)]) if filtered else None
     scores = {3 * row + 1: sum(float(a) * float(b) for a, b in zip(query, kept[row], strict=True)) for row in left}
     found = index.search(query, 5, among)
     best = sorted(scores.values(), reverse=True)[:5]

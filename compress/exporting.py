@@ -1,0 +1,102 @@
+"""The stages that make what is shipped of a student: NF4, W4A16 and ONNX, as the recipe asks for them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from compress import ranks
+from compress.data.tokens import TokenDataset, prompt_template
+from compress.evaluate import Candidate
+from compress.export.int8 import CALIBRATION_EXAMPLES
+from compress.export.onnx import export_onnx
+from compress.export.vllm import export_vllm
+from compress.quantize import quantize_nf4
+from compress.recipe import Onnx, Recipe, Recover
+from compress.recover import read_recovery, recover_nf4, recovery_line
+from compress.stages import Run
+
+Dataset = Callable[[], TokenDataset]
+
+
+class Exporting:
+    """A recipe's exports, each a stage in one run folder."""
+
+    def __init__(self, recipe: Recipe, run: Run, dataset: Dataset, console: Console) -> None:
+        """
+        Args:
+            dataset: what the student learnt from, read when it is called.
+        """
+        self.recipe, self.run_folder, self.dataset, self.console = recipe, run, dataset, console
+
+    def run(
+        self, student: Path, made_by: str, teacher: Path, validation: Dataset, candidates: list[Candidate]
+    ) -> dict[str, tuple[Path, str]]:
+        """Each export's folder and how it stores weights, by the stage that makes it; ONNX comes last.
+
+        Args:
+            student: the unquantised checkpoint.
+            made_by: the stage that made it.
+            teacher: a checkpoint.
+            validation: code that recovery is judged on, read when it is called.
+            candidates: each export is added, to be evaluated.
+        """
+        exports: dict[str, tuple[Path, str]] = {}
+        if self.recipe.quantize is not None:
+            folder = self.run_folder.stage(
+                "quantize",
+                after=[made_by],
+                inputs={"quantize": self.recipe.quantize.type},
+                action=lambda out: quantize_nf4(student, self.dataset(), out / "nf4"),
+            )
+            name = "quantize"
+            if self.recipe.quantize.recover is not None:
+                name, options = "recover", self.recipe.quantize.recover
+                folder = self._recover(teacher, student, folder, validation, options)
+            exports[name] = (folder / "nf4", "nf4")
+            candidates.append(Candidate("student, NF4", folder / "nf4", student))
+        w4a16 = self.recipe.export.vllm
+        if w4a16 is not None:
+            folder = self.run_folder.stage(
+                "vllm",
+                after=[made_by],
+                inputs={"vllm": w4a16},
+                action=lambda out: export_vllm(student, self.dataset(), w4a16, out / "vllm"),
+            )
+            exports["vllm"] = (folder / "vllm", "w4a16")
+            candidates.append(Candidate("student, W4A16", folder / "vllm", student))
+        onnx = self.recipe.export.onnx
+        if onnx is not None:
+            folder = self.run_folder.stage(
+                "onnx",
+                after=[made_by],
+                inputs={"onnx": onnx},
+                action=lambda out: export_onnx(student, onnx, out / "onnx", self._examples(onnx)),
+            )
+            exports["onnx"] = (folder / "onnx", onnx.precision)
+            candidates.append(Candidate(f"student, ONNX {onnx.precision}", folder / "onnx", student))
+        return exports
+
+    def _examples(self, onnx: Onnx) -> list[list[int]]:
+        """What an ONNX export is calibrated on, as token ids."""
+        return self.dataset().spread(CALIBRATION_EXAMPLES) if onnx.prefill is not None else []
+
+    def _recover(self, teacher: Path, student: Path, quantised: Path, validation: Dataset, options: Recover) -> Path:
+        def recover(out: Path) -> None:
+            ranks.require_one("recovering what 4 bits lost")
+            recover_nf4(
+                student, teacher, quantised / "nf4", self.dataset(), validation(), options, self.recipe.seed, out
+            )
+
+        folder = self.run_folder.stage(
+            "recover",
+            after=["data", "teacher", "quantize"],
+            inputs={
+                "recover": options,
+                "seed": self.recipe.seed,
+                "prompt": prompt_template(self.recipe.data.prompt),
+            },
+            action=recover,
+        )
+        self.console.print(recovery_line(read_recovery(folder), options))
+        return folder
