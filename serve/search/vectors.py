@@ -49,7 +49,8 @@ class VectorIndex:
         faiss.omp_set_num_threads(1)
         chosen = None
         if among is not None:
-            bits = faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+            packed = np.packbits(among, bitorder="little")
+            bits = faiss.IDSelectorBitmap(packed)  # type: ignore[call-arg, arg-type]
             chosen = faiss.SearchParameters(sel=bits)  # type: ignore[call-arg]
         _, numbers = self._index.search(vector[None], k, params=chosen)
         return [number for number in numbers[0].tolist() if number >= 0]
