@@ -97,6 +97,9 @@ def cut(teacher: PreTrainedModel, options: SearchStudent) -> PreTrainedModel:
         "hidden_size": hidden,
         "intermediate_size": neurons,
         "num_attention_heads": hidden // head,
+        # The teacher embeds without dropout: what a student can not see of a text it can not embed alike.
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
     }
     student = AutoModel.from_config(config.__class__.from_dict({**config.to_dict(), **shape}))
     channels = _largest(

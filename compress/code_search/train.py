@@ -181,11 +181,6 @@ def train_encoder(
     if not torch.cuda.is_available():
         # On CPUs the fused kernel's backward pass takes longer than plain matrix products.
         transformer(encoder).set_attn_implementation("eager")
-    if taught is not None:
-        # The teacher embedded without dropout: what a student can not see of a text it can not embed alike.
-        for module in encoder.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
     loss = PairLoss(encoder, distill, taught, dimensions)
     checkpoints = out / "checkpoints"
     arguments = training_arguments(

@@ -34,6 +34,14 @@ def test_the_first_layers_alone_give_the_teacher_s_state_after_them(teacher: Pre
     assert student.config.num_hidden_layers == 2
 
 
+def test_a_student_in_training_sees_all_of_a_text(teacher: PreTrainedModel) -> None:
+    """The teacher has dropout, its student none: two passes in training give the same."""
+    student = cut(teacher, SearchStudent(layers=(1, 2))).train()
+    once, again = (hidden_states(student)[-1] for _ in range(2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+    assert teacher.config.hidden_dropout_prob > 0
+
+
 def test_a_later_layer_reads_what_the_layer_before_it_is_now(teacher: PreTrainedModel) -> None:
     student = cut(teacher, SearchStudent(layers=(1, 3))).eval()
     states = hidden_states(student)
