@@ -27,13 +27,14 @@ from bundle.manifest import BundleError
 
 CORES = 2
 COMMAND = "python -m bench.serve --write-docs"
+RESULTS = "bench-serve.json"
 
 
 def main() -> None:
     """Measure, and print the tables."""
     options = _options()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # whatever is started inherits it
-    results = {}
+    results: dict[str, list[Measured]] = {}
     for name in options.model:
         try:
             model = load_model(name, options.work)
@@ -42,11 +43,17 @@ def main() -> None:
         results[model.name] = _measured(model, options)
         print(markdown(model.name, results[model.name]), flush=True)
     out = DOCS if options.write_docs else options.work
-    (out / "bench-serve.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    results = {**_measured_before(out / RESULTS), **results}
+    (out / RESULTS).write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     plot(results, out / "bench-serve.svg")
     tables = [markdown(name, each) for name, each in results.items()]
     write_figures(out / "bench-serve.md", COMMAND, "\n".join([_PLOT, *tables]))
     print(f"written: {out}/bench-serve.md, .json, .svg")
+
+
+def _measured_before(file: Path) -> dict[str, list[Measured]]:
+    """What is there by model: models may be measured on different days."""
+    return msgspec.json.decode(file.read_bytes(), type=dict[str, list[Measured]]) if file.is_file() else {}
 
 
 def _options() -> argparse.Namespace:
