@@ -1,5 +1,6 @@
 """Checkpoints: the weights of a bundle restored, and random ones of Qwen2.5-0.5B's shape."""
 
+import json
 import shutil
 import sysconfig
 from pathlib import Path
@@ -97,9 +98,11 @@ def _tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train([str(file) for file in _stdlib()], trainer)
+    # As tokens of the model and not as special ones: of those a tokenizer has dozens, and readers expect no more.
+    described = json.loads(tokenizer.to_str())
     unused = range(tokenizer.get_vocab_size(), _SHAPE.vocab_size)
-    tokenizer.add_special_tokens([f"<|unused_{number}|>" for number in unused])
-    return tokenizer
+    described["model"]["vocab"] |= {f"<|unused_{number}|>": number for number in unused}
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def _stdlib() -> list[Path]:
