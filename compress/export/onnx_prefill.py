@@ -37,7 +37,7 @@ def write_prefill(decoding: Path, full: Path, head_dim: int, examples: Sequence[
         examples: token ids; the ranges of activations are taken from them.
 
     Raises:
-        StageError: there are no examples.
+        StageError: there are no examples, or the two graphs are not of one shape.
     """
     if not examples:
         raise StageError("export.onnx.prefill is calibrated on examples, and there are none")
@@ -66,7 +66,12 @@ def _write_in_floats(decoding: Path, full: Path) -> Path:
     weights = {tensor.name: tensor for tensor in whole.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "MatMulNBits" and not node.name.startswith(_HEAD):
-            product = products[node.name.removesuffix(_QUANTISED)]
+            product = products.get(node.name.removesuffix(_QUANTISED))
+            if product is None:
+                raise StageError(
+                    f"export.onnx.prefill: the student's graph in float32 has no {node.name.removesuffix(_QUANTISED)}, "
+                    "which its graph in 4 bits has; leave `prefill` out for this student"
+                )
             model.graph.initializer.append(weights[product.input[1]])
             inputs, outputs = [node.input[0], product.input[1]], list(node.output)
             node.CopyFrom(onnx.helper.make_node("MatMul", inputs, outputs, name=product.name))

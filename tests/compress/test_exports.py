@@ -1,12 +1,13 @@
 """The exported student is the student: ONNX in float32, NF4 after a round trip."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from bundle.answer import parse_answer
 from bundle.grammar import AnswerGrammar
@@ -129,6 +130,23 @@ def test_an_answer_after_a_prompt_read_in_8_bits_is_near_the_full_one(
 ) -> None:
     prompt = dataset.rows[0].ids
     logits = [OnnxLoop(folder, HEAD_DIM).read(prompt)[0] for folder in (two_graphs, float_export)]
+    assert np.corrcoef(*logits)[0, 1] > 0.8
+
+
+def test_a_student_of_another_architecture_has_a_graph_for_prompts_too(
+    tiny_checkpoint: Path, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """Qwen3 has norms between projections and attention, so that its graph is another one."""
+    known = AutoConfig.from_pretrained(tiny_checkpoint)
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    shape = {name: getattr(known, name) for name in names}
+    config = Qwen3Config(**shape, num_key_value_heads=2, head_dim=HEAD_DIM, initializer_range=0.3)
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "qwen3")
+    for file in tiny_checkpoint.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "qwen3")
+    for name, options in (("int8", Onnx(prefill="int8")), ("float", Onnx(precision="fp32"))):
+        export_onnx(tmp_path / "qwen3", options, tmp_path / name, dataset.spread(16))
+    logits = [OnnxLoop(tmp_path / name, HEAD_DIM).read(dataset.rows[0].ids)[0] for name in ("int8", "float")]
     assert np.corrcoef(*logits)[0, 1] > 0.8
 
 
