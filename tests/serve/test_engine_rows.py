@@ -103,7 +103,7 @@ def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=12), st.integers(0, 600))
 def test_rows_begun_together_are_alike_and_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = [SimpleNamespace(pending=[7] * length, turn=turn) for turn, length in enumerate(lengths)]
+    rows = [SimpleNamespace(length=0, pending=[7] * length, turn=turn) for turn, length in enumerate(lengths)]
     first = next_row(rows)
     assert first is rows[0]
     together = begun_together(first, rows, budget)
