@@ -34,7 +34,8 @@ def main() -> None:
     """Measure, and print the tables."""
     options = _options()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # whatever is started inherits it
-    results: dict[str, list[Measured]] = {}
+    out = DOCS if options.write_docs else options.work
+    results = _measured_before(out / RESULTS)
     for name in options.model:
         try:
             model = load_model(name, options.work)
@@ -42,8 +43,6 @@ def main() -> None:
             raise SystemExit(str(error)) from error
         results[model.name] = _measured(model, options)
         print(markdown(model.name, results[model.name]), flush=True)
-    out = DOCS if options.write_docs else options.work
-    results = {**_measured_before(out / RESULTS), **results}
     (out / RESULTS).write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     plot(results, out / "bench-serve.svg")
     tables = [markdown(name, each) for name, each in results.items()]

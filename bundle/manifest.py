@@ -20,7 +20,7 @@ PROMPT_FILE = "prompt.jinja"
 RULES_FILE = "rules.yaml"
 SCHEMA_FILE = "answer.schema.json"
 TOKENIZER_FILE = "tokenizer.json"
-MODEL_GRAPH = "model.onnx"  # of the ONNX export: the whole student
+MODEL_GRAPH = "model.onnx"  # of an ONNX export: the whole model
 PREFILL_GRAPH = "prefill.onnx"  # of some ONNX exports: reads prompts, and gives their keys and values alone
 
 

@@ -12,6 +12,7 @@ import msgspec
 from bundle.fusion import HybridRanking
 from bundle.manifest import (
     MANIFEST_FILE,
+    MODEL_GRAPH,
     TOKENIZER_FILE,
     BundleError,
     Export,
@@ -22,7 +23,6 @@ from bundle.manifest import (
 from bundle.precision import EmbeddingFormat
 from bundle.units import Unit
 
-MODEL_FILE = "model.onnx"
 SearchExport = Literal["onnx-int8", "onnx-fp32"]
 INT8: SearchExport = "onnx-int8"
 FP32: SearchExport = "onnx-fp32"
@@ -72,7 +72,7 @@ class SearchBundle(msgspec.Struct, frozen=True):
         if export not in self.manifest.exports:
             held = ", ".join(sorted(self.manifest.exports)) or "none"
             raise BundleError(f"{self.root}: the search bundle has no {export!r} export (it has: {held})")
-        return self.root / self.manifest.exports[export].path / MODEL_FILE
+        return self.root / self.manifest.exports[export].path / MODEL_GRAPH
 
 
 def open_search_bundle(root: Path) -> SearchBundle:
@@ -83,7 +83,7 @@ def open_search_bundle(root: Path) -> SearchBundle:
             changed or outside the folder, or an export without its graph.
     """
     manifest = read_manifest(root, SearchManifest, "search")
-    graphs = tuple(f"{export.path}/{MODEL_FILE}" for export in manifest.exports.values())
+    graphs = tuple(f"{export.path}/{MODEL_GRAPH}" for export in manifest.exports.values())
     verify_files(root, manifest.files, manifest.exports, (TOKENIZER_FILE, *graphs))
     if not manifest.dimensions or not manifest.exports:
         raise BundleError(

@@ -76,6 +76,12 @@ def training_arguments(
     )
 
 
+def plain_attention_on_cpus(model: PreTrainedModel | PeftModel) -> None:
+    """Without a GPU, attend by plain matrix products: the fused kernel's backward pass takes up to three times as long."""
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")
+
+
 class AnswerTrainer(Trainer):
     """Learns answers by cross-entropy; subclasses say what else.
 
@@ -112,9 +118,7 @@ class AnswerTrainer(Trainer):
                 f"{description}: {len(empty)} of {len(dataset)} examples have an empty answer, the first is number "
                 f"{empty[0]}: there is nothing to learn from them; leave them out of the data"
             )
-        if not torch.cuda.is_available():
-            # On CPUs the fused kernel's backward pass takes three times as long as plain matrix products.
-            model.set_attn_implementation("eager")
+        plain_attention_on_cpus(model)
         if train.torch_compile:
             # Layer by layer: all are one graph, so one is compiled, and for any batch shape.
             for layer in decoder(model).layers:

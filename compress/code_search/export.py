@@ -1,9 +1,7 @@
 """An encoder as an ONNX graph from token ids to unit vectors, in float32 and in 8 bits."""
 
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from bundle.search import MODEL_FILE
+from bundle.manifest import MODEL_GRAPH
 from compress.code_search.encoders import transformer
+from compress.console import quietly
 from compress.export.int8 import quantize_matrices
 
 
@@ -42,7 +41,7 @@ def export_encoder(encoder: SentenceTransformer, out: Path) -> None:
     transformer(encoder).set_attn_implementation("eager")  # the others check for rows without a token, in the graph
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     names = ("input_ids", "attention_mask")
-    with _quietly(), _staged(out) as staged:
+    with quietly(), _staged(out) as staged:
         program = torch.onnx.export(
             _Graph(encoder).eval(),
             kwargs={name: torch.ones((2, 8), dtype=torch.long) for name in names},
@@ -52,7 +51,7 @@ def export_encoder(encoder: SentenceTransformer, out: Path) -> None:
             verbose=False,
         )
         assert program is not None, "a path would make it write instead"
-        program.save(str(staged / MODEL_FILE), external_data=False)
+        program.save(str(staged / MODEL_GRAPH), external_data=False)
 
 
 def quantize_encoder(exported: Path, tokenizer: Tokenizer, texts: Sequence[str], out: Path) -> None:
@@ -66,12 +65,12 @@ def quantize_encoder(exported: Path, tokenizer: Tokenizer, texts: Sequence[str],
         texts: queries and functions; the ranges of activations are taken from them.
         out: a folder, made here.
     """
-    with tempfile.TemporaryDirectory() as scratch, _quietly(), _staged(out) as staged:
-        gathered = Path(scratch) / MODEL_FILE
-        quantize_dynamic(exported / MODEL_FILE, gathered, op_types_to_quantize=["Gather"], weight_type=QuantType.QInt8)
+    with tempfile.TemporaryDirectory() as scratch, quietly(), _staged(out) as staged:
+        gathered = Path(scratch) / MODEL_GRAPH
+        quantize_dynamic(exported / MODEL_GRAPH, gathered, op_types_to_quantize=["Gather"], weight_type=QuantType.QInt8)
         ids = (np.array([tokenizer.encode(text).ids], np.int64) for text in texts)
         examples = ({"input_ids": each, "attention_mask": np.ones_like(each)} for each in ids)
-        quantize_matrices(gathered, examples, staged / MODEL_FILE)
+        quantize_matrices(gathered, examples, staged / MODEL_GRAPH)
 
 
 @contextmanager
@@ -82,15 +81,3 @@ def _staged(out: Path) -> Iterator[Path]:
     staged.mkdir(parents=True)
     yield staged
     staged.rename(out)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Exporter and quantiser tell of every node."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -31,7 +31,13 @@ from compress.code_search.recipe import SearchDistill, SearchTrain
 from compress.losses.schedule import scheduled
 from compress.mishaps import memory_advice, stop_for
 from compress.recipe import Train
-from compress.training import ProgressBar, events_in, last_whole_checkpoint, training_arguments
+from compress.training import (
+    ProgressBar,
+    events_in,
+    last_whole_checkpoint,
+    plain_attention_on_cpus,
+    training_arguments,
+)
 from compress.training_log import TRAINING_LOG
 
 KNOBS = "lower train.per_device_train_batch_size, data.max_tokens or distill.hard_negatives"
@@ -178,9 +184,7 @@ def train_encoder(
     ranks.require_one("training a bi-encoder, whose batch is one set of wrong answers,")
     torch.manual_seed(seed)
     encoder = load_encoder(start, max_tokens)
-    if not torch.cuda.is_available():
-        # On CPUs the fused kernel's backward pass takes longer than plain matrix products.
-        transformer(encoder).set_attn_implementation("eager")
+    plain_attention_on_cpus(transformer(encoder))
     loss = PairLoss(encoder, distill, taught, dimensions)
     checkpoints = out / "checkpoints"
     arguments = training_arguments(

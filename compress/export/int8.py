@@ -4,12 +4,13 @@ Activations get one scale for each place in the graph, found on examples beforeh
 result does not depend on the rows beside it.
 """
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+from compress.console import quietly
 
 CALIBRATION_EXAMPLES = 256  # so many show how large activations become
 
@@ -25,10 +26,7 @@ def quantize_matrices(floats: Path, examples: Iterable[dict[str, NDArray]], out:
         examples: what the graph is fed with; the ranges of activations are those that are seen here.
         out: a file.
     """
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a preparation that the exporters' graphs do not need
-    try:
+    with quietly():
         quantize_static(
             floats,
             out,
@@ -41,8 +39,6 @@ def quantize_matrices(floats: Path, examples: Iterable[dict[str, NDArray]], out:
             use_external_data_format=floats.with_name(f"{floats.name}.data").exists(),
             extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
-    finally:
-        root.setLevel(level)
 
 
 class _Reader(CalibrationDataReader):

@@ -26,12 +26,12 @@ class OnnxLoop:
             head_dim: numbers in a key of one head.
             threads: of a step; 0: every core.
         """
-        self.session = _session(folder / MODEL_GRAPH, threads)
-        graph = folder / PREFILL_GRAPH
-        self.reader = _session(graph, threads) if graph.is_file() else None
+        self.student = _Graph(folder / MODEL_GRAPH, threads)
+        prompts = folder / PREFILL_GRAPH
+        self.reader = _Graph(prompts, threads) if prompts.is_file() else None
         self.past: Cache = {
             entry.name: np.zeros((1, entry.shape[1], 0, head_dim), np.float32)
-            for entry in self.session.get_inputs()
+            for entry in self.student.session.get_inputs()
             if entry.name.startswith("past_key_values.")
         }
 
@@ -41,14 +41,14 @@ class OnnxLoop:
         Returns:
             Logits [V] after the last of them, and the cache that now holds them too.
         """
-        results = _run(self.session, ids, past, length)
+        results = self.student.run(ids, past, length)
         return results.pop("logits")[0, -1], _as_past(results)
 
     def read(self, prompt: list[int]) -> tuple[np.ndarray, Cache]:
         """Logits and cache after a prompt, of which all but the last token go through a graph for prompts."""
         if self.reader is None or len(prompt) <= 2:
             return self.step(prompt, self.past, 0)
-        past = _as_past(_run(self.reader, prompt[:-1], self.past, 0))
+        past = _as_past(self.reader.run(prompt[:-1], self.past, 0))
         return self.step(prompt[-1:], past, len(prompt) - 1)
 
     def answer(
@@ -79,19 +79,21 @@ class OnnxLoop:
         return Generated(ids=ids, logprobs=logprobs, seconds=time.perf_counter() - begun, aided=aided)
 
 
-def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+class _Graph:
+    """One graph in a session of its own."""
 
+    def __init__(self, file: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.outputs = [entry.name for entry in self.session.get_outputs()]
 
-def _run(session: onnxruntime.InferenceSession, ids: list[int], past: Cache, length: int) -> dict[str, np.ndarray]:
-    """All that a graph gives for `ids` after `length` cached tokens, by name."""
-    mask = np.ones((1, length + len(ids)), np.int64)
-    feeds = {"input_ids": np.array([ids], np.int64), "attention_mask": mask, **past}
-    names = [entry.name for entry in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    def run(self, ids: list[int], past: Cache, length: int) -> dict[str, np.ndarray]:
+        """All that it gives for `ids` after `length` cached tokens, by name."""
+        mask = np.ones((1, length + len(ids)), np.int64)
+        feeds = {"input_ids": np.array([ids], np.int64), "attention_mask": mask, **past}
+        return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
 
 
 def _as_past(present: dict[str, np.ndarray]) -> Cache:
