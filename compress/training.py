@@ -77,7 +77,7 @@ def training_arguments(
 
 
 def plain_attention_on_cpus(model: PreTrainedModel | PeftModel) -> None:
-    """Without a GPU, attend by plain matrix products: the fused kernel's backward pass takes up to three times as long."""
+    """Without a GPU, attend by plain matrix products: the fused kernel takes up to three times as long backwards."""
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")
 
