@@ -67,7 +67,8 @@ class OnnxLoop:
         while True:
             token = free = int(logits.argmax())
             if matcher is not None:
-                token = int(np.where(matcher.allowed(), logits, -np.inf).argmax())
+                if not matcher.permits(free):
+                    token = int(np.where(matcher.allowed(), logits, -np.inf).argmax())
                 matcher.consume(token)
                 aided |= token != free
             shifted = logits - logits[free]

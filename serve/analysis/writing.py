@@ -104,9 +104,13 @@ class Writer:
         count = 0
         async with self._engine.submit(request) as stream:
             try:
-                async for token in stream:
-                    count += 1
-                    text = scanner.feed(decoder.decode(token.data))
+                async for tokens in stream.pieces():
+                    text = ""
+                    for token in tokens:
+                        count += 1
+                        text += scanner.feed(decoder.decode(token.data))
+                        if scanner.stopped:
+                            break
                     if text:
                         yield text
                     if scanner.stopped:

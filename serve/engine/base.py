@@ -119,6 +119,14 @@ class TokenStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Token]: ...
 
+    def pieces(self) -> AsyncIterator[list[Token]]:
+        """The tokens as they come, with all that have come meanwhile.
+
+        Raises:
+            EngineError: as iterating does.
+        """
+        ...
+
     async def whole(self) -> list[Token]:
         """The tokens that were not read yet, when the answer is complete: nobody is woken for each of them.
 

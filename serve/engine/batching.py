@@ -15,7 +15,7 @@ from bundle.grammar import AnswerGrammar
 from bundle.manifest import Bundle
 from serve.engine.base import EngineClosed, EngineCrashed, EngineStats, GenerationRequest
 from serve.engine.counters import Counters
-from serve.engine.delivery import Answering, Outbox
+from serve.engine.delivery import PAUSE_SECONDS, Answering, Outbox
 from serve.engine.devices import Device
 from serve.engine.onnx import OnnxStudent
 from serve.engine.steps import Steps
@@ -63,7 +63,7 @@ class BatchingEngine:
         grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
         self.quantization = manifest.exports["onnx"].quantization
         self._slots, self._kv_tokens = slots, tokens
-        self._outbox, self._counters = Outbox(), Counters()
+        self._outbox, self._counters = Outbox(PAUSE_SECONDS), Counters()
         writer = AnswerWriter(grammar, manifest.eos_token_ids, context, self._outbox, self._counters)
         self._steps = Steps(student, writer, self._outbox, self._counters, shared_prefix)
         self._waiting = WaitingQueue(max_waiting)

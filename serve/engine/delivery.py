@@ -1,6 +1,7 @@
 """Tokens on their way from the engine's thread to the event loops that wait for them."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -9,6 +10,10 @@ from dataclasses import dataclass, field
 from serve.engine.base import EngineError, FinishReason, GenerationRequest, Timeline, Token
 
 Item = Token | FinishReason | EngineError
+
+PAUSE_SECONDS = 0.02
+"""Between two deliveries to one reader. A wake-up, an event and a packet for each token of a small student cost more
+than the token, and nobody reads faster than this."""
 
 
 class Answering:
@@ -24,17 +29,22 @@ class Answering:
         self.left = False
         self.streamed = True
         """Tokens are handed to the reader as they come, not with the end."""
+        self.delivered = -math.inf
+        """When it was last handed something."""
         self._arrived: deque[Token] = deque()
         self._outcome: FinishReason | EngineError | None = None
         self._changed = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[Token]:
-        while (outcome := self._outcome) is None or self._arrived:
-            while self._arrived:
-                yield self._arrived.popleft()
-            if self._outcome is None:
-                await self._next_arrival()
-        self._finish(outcome)
+        while await self._has_more():
+            yield self._arrived.popleft()
+
+    async def pieces(self) -> AsyncIterator[list[Token]]:
+        """See `TokenStream.pieces`."""
+        while await self._has_more():
+            tokens = list(self._arrived)
+            self._arrived.clear()
+            yield tokens
 
     async def whole(self) -> list[Token]:
         """See `TokenStream.whole`."""
@@ -43,6 +53,15 @@ class Answering:
             await self._next_arrival()
         self._finish(outcome)
         return list(self._arrived)
+
+    async def _has_more(self) -> bool:
+        """Whether another token has arrived, once one has or the answer has ended."""
+        while not self._arrived:
+            if self._outcome is not None:
+                self._finish(self._outcome)
+                return False
+            await self._next_arrival()
+        return True
 
     async def _next_arrival(self) -> None:
         self._changed.clear()
@@ -78,8 +97,11 @@ class Answering:
 
 @dataclass
 class Outbox:
-    """What steps have to say, delivered with one wake-up per loop; tokens that nobody reads one by one with the end."""
+    """What steps have to say, delivered with one wake-up per loop; to who reads the whole answer, with its end."""
 
+    pause: float = 0.0
+    """Seconds from one delivery of tokens to a reader to the next, if something is said then at all. The first comes at
+    once, and the last with the end."""
     items: dict[Answering, list[Item]] = field(default_factory=dict)
 
     def add(self, answering: Answering, *items: Item) -> None:
@@ -91,11 +113,14 @@ class Outbox:
         """Deliver what is due."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Answering, list[Item]]]] = {}
         kept: dict[Answering, list[Item]] = {}
+        now = time.monotonic()
         for answering, items in self.items.items():
-            if not answering.streamed and isinstance(items[-1], Token):
+            is_due = answering.streamed and now >= answering.delivered + self.pause
+            if not is_due and isinstance(items[-1], Token):
                 if not answering.left:
                     kept[answering] = items
             else:
+                answering.delivered = now
                 by_loop.setdefault(answering.loop, []).append((answering, items))
         self.items = kept
         for loop, deliveries in by_loop.items():

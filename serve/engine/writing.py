@@ -30,7 +30,6 @@ class AnswerWriter:
         """
         self._grammar, self._eos, self._context = grammar, frozenset(eos_token_ids), context
         self._outbox, self._counters = outbox, counters
-        self._mask = np.zeros((1, (grammar.vocab_size + 31) // 32), np.int32)
 
     def reservation(self, request: GenerationRequest) -> int:
         """The most tokens that the request's prompt and answer can have together."""
@@ -73,11 +72,7 @@ class AnswerWriter:
             ValueError: the logits are not finite, or no token is allowed.
         """
         request, timeline = row.answering.request, row.answering.timeline
-        allowed = None
-        if row.matcher is not None:
-            row.matcher.fill_mask(self._mask, 0)
-            allowed = self._mask[0]
-        token, logprob = choose_token(logits, allowed, request.temperature, row.draws)
+        token, logprob = choose_token(logits, row.matcher, request.temperature, row.draws)
         if row.matcher is not None:
             row.matcher.consume(token)
         if timeline.first_token is None:

@@ -56,6 +56,28 @@ def test_every_walk_through_the_grammar_is_an_answer(
         assert not named.strip() or finding.at in named or len(finding.at) == MAX_SPAN_CHARS
 
 
+@settings(max_examples=20, deadline=None)
+@given(lines=st.lists(code_lines, min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
+@example(lines=["a" * 200], seed=0)
+def test_what_is_permitted_at_a_glance_is_allowed_and_all_of_it_where_there_is_a_choice(
+    grammar: AnswerGrammar, lines: list[str], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    matcher = grammar.matcher(RULES, lines)
+    at_a_glance = 0
+    for _ in range(60):
+        matcher.take_forced()
+        if matcher.finished:
+            break
+        allowed = matcher.allowed()
+        permitted = np.array([matcher.permits(token) for token in range(grammar.vocab_size)])
+        assert not (permitted & ~allowed).any()
+        assert not permitted.any() or (permitted == allowed).all()
+        at_a_glance += permitted.any()
+        matcher.consume(int(random.choice(np.flatnonzero(allowed))))
+    assert at_a_glance
+
+
 # llguidance writes every character but DEL.
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=60)
 LINES = (
