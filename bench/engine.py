@@ -26,6 +26,7 @@ from rich.table import Table
 from bench.docs import DOCS, write_figures
 from bench.verdicts import markdown
 from bundle.answer import CLOSING_FINDINGS
+from bundle.grammar import AnswerMatcher
 from bundle.manifest import MODEL_GRAPH, Bundle, open_bundle
 from bundle.units import cut_units
 from serve.analysis.loading import load_prompt
@@ -42,8 +43,8 @@ class Lever(NamedTuple):
 
     predicted: str
     """What letting it go was thought to change in units/s, with models/nano and before it was measured."""
-    constant: tuple[ModuleType, str, float | str] | None = None
-    """Where the constant is, and the value that lets it go."""
+    constant: tuple[ModuleType | type, str, object] | None = None
+    """Where the constant or method is, and what lets it go."""
     sentences: bool = False
     """Every answer is written to its end, the unit's sentence too; a server reads that of few units."""
 
@@ -69,6 +70,10 @@ LEVERS = {
         "nothing: the forced one is computed with the prompt", (steps, "FORCED_CHUNK", NEVER)
     ),
     "forced tokens always at once": Lever("nothing, as before", (steps, "FORCED_CHUNK", 2)),
+    "a mask for every token": Lever(
+        "-5% at 1 client, -10% from 8 on: a mask takes as long as a token's share of a step; answers have five",
+        (AnswerMatcher, "permits", lambda matcher, token: False),
+    ),
     "whole prompts before any decoding": Lever(
         "nothing; first tokens come later beside long prompts", (steps, "PREFILL_TOKENS_PER_STEP", NEVER)
     ),
@@ -125,7 +130,7 @@ async def measure(engine: BatchingEngine, requests: Sequence[GenerationRequest],
 
 @contextmanager
 def let_go(lever: Lever) -> Iterator[None]:
-    """The lever's constant replaced meanwhile."""
+    """What lets the lever go, meanwhile."""
     if lever.constant is None:
         yield
         return

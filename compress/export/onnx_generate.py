@@ -87,6 +87,8 @@ class _Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Its threads would go on spinning between runs, on the cores that the other graph's threads need.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.outputs = [entry.name for entry in self.session.get_outputs()]
 
