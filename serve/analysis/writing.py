@@ -116,8 +116,8 @@ class Writer:
                     if scanner.stopped:
                         break
             finally:
-                if count:
-                    pay(len(request.prompt_ids) - stream.cached_tokens + count)
+                if stream.written:  # perhaps more than were read: a client may leave in the middle
+                    pay(len(request.prompt_ids) - stream.cached_tokens + stream.written)
                 self._tell(stream, count)
         if not scanner.stopped and (rest := scanner.feed(decoder.decode(b"", final=True)) + scanner.rest()):
             yield rest
