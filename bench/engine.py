@@ -57,6 +57,10 @@ LEVERS = {
         "-25% at 1 client, -30% from 8 on: reading is two thirds of the work, and a half of that is saved",
         (onnx, "PREFILL_GRAPH", MODEL_GRAPH),
     ),
+    "prompts and answers in turns, on both cores": Lever(
+        "nothing at 1 client, -20% from 8 on: matrices this small gain nothing from a second thread",
+        (onnx, "SMALL_PARAMETERS", 0),
+    ),
     "prompts begun singly": Lever(
         "nothing at 1 client, -5% from 8 on: each prompt pays for a call", (scheduling, "MOST_PADDING", -1.0)
     ),

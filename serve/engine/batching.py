@@ -127,6 +127,7 @@ class BatchingEngine:
         except BaseException as error:
             log.exception("the engine broke down")
             self._failure = f"{type(error).__name__}: {error}"
+        self._steps.close()
         self._abandon()
 
     def _wait_for_work(self) -> bool:
@@ -142,8 +143,7 @@ class BatchingEngine:
             self._steps.give_up(answering)
         self._steps.drop(now)
         self._admit()
-        self._steps.prefill()
-        self._steps.decode()
+        self._steps.step()
         self._outbox.flush()
 
     def _admit(self) -> None:

@@ -11,6 +11,7 @@ last token, and that one is decoded like an answer's. No logits are needed of th
 their own that computes none.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH, ModelShape
 from serve.engine.devices import Device, is_on_cuda, open_session
 from serve.engine.kv import KvCache
+
+SMALL_PARAMETERS = 10_000_000
+"""So few make matrices so small that a call's second thread mostly waits for the first."""
 
 
 class OnnxStudent:
@@ -42,10 +46,15 @@ class OnnxStudent:
         Raises:
             EngineUnavailable: it can not run there, or so few `kv_tokens` hold nothing.
         """
+        reads = (folder / PREFILL_GRAPH).is_file()
+        self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
+        """Prompts may be computed in a thread beside the one that decodes: each call takes one thread then."""
+        threads = 1 if self.reads_beside else threads
         self._session = open_session(folder / MODEL_GRAPH, device, threads)
         self._prompts = self._session
-        if (folder / PREFILL_GRAPH).is_file() and not is_on_cuda(self._session):
+        if reads and not is_on_cuda(self._session):
             self._prompts = open_session(folder / PREFILL_GRAPH, "cpu", threads)
+        self.reads_beside &= self._prompts is not self._session
         self.kv = KvCache(self._session, shape.kv_heads, shape.head_dim, slots, kv_tokens, context)
         logits_type = np.float16 if self._session.get_outputs()[0].type == "tensor(float16)" else np.float32
         self._logits = np.zeros((slots, 1, shape.vocab_size), logits_type)

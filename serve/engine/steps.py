@@ -1,21 +1,26 @@
-"""What one step computes: some chunks of prompts, then one token of every answer.
+"""What one step computes: some chunks of prompts, and one token of every answer.
 
 The chunks of a step share a budget, so that running answers never wait long for a prompt. First chunks of prompts
 without a shared prefix are computed together, padded; a shared prefix is computed once and copied.
+
+Where the student is small, a thread of its own computes the chunks while the answers are moved on. Meanwhile no row
+moves and no array changes: what follows from both is done when both are there.
 
 What a request computes does not depend on its company: which of its tokens are computed as a chunk and which are
 decoded follows from the request alone (the end of its prompt, and forced ones if they are few), and neither padding
 nor other rows change a bit of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from serve.engine.base import DeadlineExceeded, EngineError, FinishReason
 from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
 from serve.engine.onnx import OnnxStudent
 from serve.engine.rows import Row, Rows
-from serve.engine.scheduling import PREFILL_CHUNK, begun_together, next_chunk, next_row
+from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, next_chunk
 from serve.engine.writing import AnswerWriter
 
 PREFILL_TOKENS_PER_STEP = 512
@@ -47,6 +52,7 @@ class Steps:
         self._student, self._writer = student, writer
         self._outbox, self._counters = outbox, counters
         self.rows = Rows(student.kv)
+        self._beside = ThreadPoolExecutor(1, "prefill") if student.reads_beside else None
         self._turn = 0
         self._try_student(0)
         shared = len(prefix) >= SHORTEST_SHARED_PREFIX and student.kv.holds([len(prefix)])
@@ -81,7 +87,7 @@ class Steps:
         self._take_turn(row)
         self.rows.add(row)
         try:
-            self._fit([row], 1)
+            self._fit({row: 1})
         except Exception as error:
             self.rows.release(row)
             self._fail(answering, error)
@@ -107,24 +113,35 @@ class Steps:
         self._counters.finished["deadline" if isinstance(outcome, DeadlineExceeded) else why] += 1
         self._outbox.add(answering, outcome)
 
-    def prefill(self) -> None:
-        """Compute chunks of prompts up to the step's budget."""
-        budget = PREFILL_TOKENS_PER_STEP
-        while budget > 0 and (row := next_row([*self.rows.prefilling, *self.rows.empty])):
-            if row.length > 0:
-                budget -= self._prefill_next(row)
-            elif row.shared > 0:
-                budget -= self._prefill_after_prefix(row)
-            else:
-                alike = [row for row in self.rows.empty if not row.shared]
-                budget -= self._prefill_together(begun_together(row, alike, budget))
+    def step(self) -> None:
+        """Compute chunks of prompts up to the step's budget, and feed one token to every row whose prompt is complete.
 
-    def decode(self) -> None:
-        """Feed one token to every row whose prompt is complete; those with nothing left to feed choose their next."""
-        self._decode(self.rows.decoding)
+        Rows with nothing left to feed choose their next token.
+        """
+        calls = self._plan()
+        rows = self.rows.decoding
+        if self._beside is None or not calls or not rows:
+            self._settle(calls, self._compute(calls))
+            self._decode(self.rows.decoding)
+        else:
+            computing = self._beside.submit(self._compute, calls)
+            over = None
+            with suppress(Exception):  # tried again below, each row alone
+                over = self._next_tokens(rows)
+            self._settle(calls, computing.result())
+            if over is not None:
+                self._release(over)
+            else:
+                for row in rows:
+                    self._decode([row])
         for row in self.rows.decoding:
             if len(row.pending) >= FORCED_CHUNK:
                 self._feed(row, row.pending[:-1])
+
+    def close(self) -> None:
+        """Take no more steps."""
+        if self._beside is not None:
+            self._beside.shutdown()
 
     def _compute_prefix(self) -> None:
         length = len(self._prefix)
@@ -134,43 +151,66 @@ class Steps:
                 self._student.prefill(0, start, self._prefix[start : start + PREFILL_CHUNK])
             self._student.kv.keep_prefix(0, length)
 
-    def _prefill_after_prefix(self, row: Row) -> int:
-        """Copy the shared prefix and compute the first chunk after it; returns how many tokens were computed."""
-        kv_row = self.rows.start([row])
-        try:
-            self._fit([row], row.shared)
-            self._student.kv.put_prefix(kv_row)
-        except Exception as error:
-            self._blame(row, error)
-            return 0
-        row.answering.cached_tokens = row.shared
-        self._counters.cached_tokens += row.shared
-        _advance(row, row.shared)
-        return self._prefill_next(row)
+    def _plan(self) -> list[list[Row]]:
+        """Choose what is computed, and prepare its rows: begun, with their prefixes, and long enough for the step."""
+        while True:
+            calls = calls_of_a_step([*self.rows.prefilling, *self.rows.empty], PREFILL_TOKENS_PER_STEP)
+            growing = {row: _copied(row) + len(next_chunk(row)) for rows in calls for row in rows}
+            growing |= dict.fromkeys(self.rows.decoding, 1)
+            if not growing:
+                return []
+            try:
+                self._fit(growing)
+                break
+            except Exception as error:
+                self._blame(max(growing, key=lambda row: row.length + growing[row]), error)
+        empty = self.rows.empty
+        for rows in calls:
+            if rows[0] in empty:
+                self.rows.start(rows)
+            for row in rows:
+                self._copy_prefix(row)
+        return calls
 
-    def _prefill_next(self, row: Row) -> int:
-        """Compute a row's next chunk; returns how many tokens that were."""
-        chunk = next_chunk(row)
-        if self._feed(row, chunk):
-            self._have_computed(row)
-        return len(chunk)
+    def _copy_prefix(self, row: Row) -> None:
+        copied = _copied(row)
+        if copied:
+            self._student.kv.put_prefix(self.rows.index(row))
+            row.answering.cached_tokens = copied
+            self._counters.cached_tokens += copied
+            _advance(row, copied)
 
-    def _prefill_together(self, rows: list[Row]) -> int:
-        """Begin rows in one call, or each alone if that fails; returns how many tokens were computed."""
-        chunks = [next_chunk(row) for row in rows]
-        width = max(len(chunk) for chunk in chunks)
-        first = self.rows.start(rows)
-        if len(rows) == 1 or width == 0:
-            return sum(self._prefill_next(row) for row in rows)
-        try:
-            self._fit(rows, width)
-            self._student.prefill_empty(first, chunks)
-        except Exception:
-            return sum(self._prefill_next(row) for row in rows)
-        for row, chunk in zip(rows, chunks, strict=True):
-            _advance(row, len(chunk))
+    def _compute(self, calls: list[list[Row]]) -> list[Exception | None]:
+        """Compute the rows' next chunks; returns what each call failed with. Changes no row."""
+        errors: list[Exception | None] = []
+        for rows in calls:
+            chunks = [next_chunk(row) for row in rows]
+            first = self.rows.index(rows[0])
+            try:
+                if len(rows) > 1:
+                    self._student.prefill_empty(first, chunks)
+                elif chunks[0]:
+                    self._student.prefill(first, rows[0].length, chunks[0])
+                errors.append(None)
+            except Exception as error:
+                errors.append(error)
+        return errors
+
+    def _settle(self, calls: list[list[Row]], errors: list[Exception | None]) -> None:
+        """What follows from `_compute`; rows of a call that failed are computed each alone."""
+        outcomes = list(zip(calls, errors, strict=True))
+        computed = [row for rows, error in outcomes if error is None for row in rows]
+        for row in computed:  # all of them before any row moves: it moves with what it holds
+            _advance(row, len(next_chunk(row)))
+        for row in computed:
             self._have_computed(row)
-        return width * len(rows)
+        for rows, error in outcomes:
+            if error is not None and len(rows) == 1:
+                self._blame(rows[0], error)
+            elif error is not None:
+                for row in rows:
+                    if self._feed(row, next_chunk(row)):
+                        self._have_computed(row)
 
     def _have_computed(self, row: Row) -> None:
         """A chunk of a row's prompt is in its KV row."""
@@ -181,9 +221,8 @@ class Steps:
     def _feed(self, row: Row, tokens: list[int]) -> bool:
         """Append known tokens to one row; False when that failed, and the row is free."""
         try:
-            if tokens:
-                self._fit([row], len(tokens))
-                self._student.prefill(self.rows.index(row), row.length, tokens)
+            self._fit({row: len(tokens)})
+            self._student.prefill(self.rows.index(row), row.length, tokens)
         except Exception as error:
             self._blame(row, error)
             return False
@@ -195,35 +234,47 @@ class Steps:
         if not rows:
             return
         try:
-            self._fit(rows, 1)
-            ids, lengths = [row.pending[0] for row in rows], [row.length for row in rows]
-            logits = self._student.decode(self.rows.index(rows[0]), ids, lengths)
+            self._fit(dict.fromkeys(rows, 1))
+            over = self._next_tokens(rows)
         except Exception as error:
             if len(rows) == 1:
                 self._blame(rows[0], error)
             else:
                 for row in rows:
                     self._decode([row])
-            return
-        for row in rows:  # all of them before any is released: a row that moves, moves with its newest token
-            _advance(row, 1)
+        else:
+            self._release(over)
+
+    def _next_tokens(self, rows: list[Row]) -> list[tuple[Row, FinishReason | Exception]]:
+        """Decode rows that lie side by side; returns which of them are over, and why. No row moves."""
+        ids, lengths = [row.pending[0] for row in rows], [row.length for row in rows]
+        logits = self._student.decode(self.rows.index(rows[0]), ids, lengths)
+        over: list[tuple[Row, FinishReason | Exception]] = []
         for row, row_logits in zip(rows, logits, strict=True):
+            _advance(row, 1)
             if row.pending:
                 continue
             try:
                 reason = self._writer.choose(row, row_logits)
             except Exception as error:
-                self.rows.release(row)
-                self._fail(row.answering, error)
+                over.append((row, error))
             else:
                 if reason is not None:
-                    self.rows.release(row)
-                    self.end(row.answering, reason)
+                    over.append((row, reason))
+        return over
 
-    def _fit(self, rows: list[Row], tokens: int) -> None:
-        """Make the KV rows as long as a call needs that appends `tokens` to each of `rows`."""
+    def _release(self, over: list[tuple[Row, FinishReason | Exception]]) -> None:
+        for row, why in over:
+            self.rows.release(row)
+            if isinstance(why, Exception):
+                self._fail(row.answering, why)
+            else:
+                self.end(row.answering, why)
+
+    def _fit(self, growing: Mapping[Row, int]) -> None:
+        """Make the KV rows as long as calls need that append so many tokens to each of these rows."""
         lengths = [row.length for row in self.rows.all]
-        needed = max(*lengths, *(row.length + tokens for row in rows))
+        needed = max(1, *lengths, *(row.length + tokens for row, tokens in growing.items()))
         self._student.fit(lengths, needed, max(needed, *(row.reserved for row in self.rows.all)))
 
     def _blame(self, row: Row, error: Exception) -> None:
@@ -252,6 +303,11 @@ class Steps:
     def _take_turn(self, row: Row) -> None:
         self._turn += 1
         row.turn = self._turn
+
+
+def _copied(row: Row) -> int:
+    """How many tokens of a shared prefix are to be copied before its next chunk."""
+    return 0 if row.length else row.shared
 
 
 def _advance(row: Row, count: int) -> None:

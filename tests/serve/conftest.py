@@ -85,8 +85,9 @@ def start_engine() -> Iterator[Callable[..., BatchingEngine]]:
         max_waiting: int = 64,
         prefix: Sequence[int] = (),
         kv_tokens: int | None = None,
+        threads: int = 1,
     ) -> BatchingEngine:
-        engines.append(BatchingEngine(bundle, prefix, slots, max_waiting, threads=1, device="cpu", kv_tokens=kv_tokens))
+        engines.append(BatchingEngine(bundle, prefix, slots, max_waiting, threads, "cpu", kv_tokens))
         return engines[-1]
 
     yield start

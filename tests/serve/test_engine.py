@@ -105,8 +105,9 @@ def mixed_answers(bundle: Bundle) -> dict[int, list[Token]]:
     slots=st.integers(2, 6),
     kv_rows=st.integers(1, 6),
     arrivals=st.lists(st.integers(0, 30), min_size=10, max_size=10),
+    threads=st.sampled_from([1, 2]),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_composition_of_the_batch_changes_an_answer(
     bundle: Bundle,
     mixed_answers: dict[int, list[Token]],
@@ -114,8 +115,10 @@ def test_no_composition_of_the_batch_changes_an_answer(
     slots: int,
     kv_rows: int,
     arrivals: list[int],
+    threads: int,
 ) -> None:
-    """`arrivals`: how many turns of the event loop each request comes after the start."""
+    """`arrivals`: how many turns of the event loop each request comes after the start. With two threads prompts are
+    computed beside answers."""
 
     async def after(turns: int, length: int) -> list[Token]:
         for _ in range(turns):
@@ -125,7 +128,7 @@ def test_no_composition_of_the_batch_changes_an_answer(
     async def together() -> list[list[Token]]:
         return await asyncio.gather(*(after(turns, length) for turns, length in zip(arrivals, lengths, strict=False)))
 
-    engine = BatchingEngine(bundle, (), slots, 64, threads=1, device="cpu", kv_tokens=1024 * kv_rows)
+    engine = BatchingEngine(bundle, (), slots, 64, threads, device="cpu", kv_tokens=1024 * kv_rows)
     try:
         assert asyncio.run(together()) == [mixed_answers[length] for length in lengths]
         assert engine.stats().kv_tokens_used == 0

@@ -58,12 +58,15 @@ async def test_one_bad_request_never_harms_another(
     assert answers == alone
 
 
+@pytest.mark.parametrize("threads", [1, 2], ids=["in turns", "prompts beside answers"])
 @pytest.mark.parametrize("place", [0, 10, -1], ids=["in the first chunk", "in the first chunk's midst", "decoded"])
 async def test_a_call_that_fails_fails_for_the_request_at_fault_alone(
-    bundle: Bundle, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, place: int
+    bundle: Bundle, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, place: int, threads: int
 ) -> None:
     good = [GenerationRequest(random_ids(n, 30 + n), constrained=False, max_tokens=12) for n in range(5)]
-    engine = start_engine(bundle, slots=6)
+    # Long ones, of which there is a chunk left when the others' answers have begun.
+    good += [GenerationRequest(random_ids(n, 700 + n), constrained=False, max_tokens=12) for n in range(2)]
+    engine = start_engine(bundle, slots=8, threads=threads)
     alone = [await complete(engine, request) for request in good]
     assert not any(token.id == POISON for answer in alone for token in answer)
     ids = list(random_ids(9, 33))
@@ -79,11 +82,12 @@ async def test_a_call_that_fails_fails_for_the_request_at_fault_alone(
     assert engine.failure is None
 
 
+@pytest.mark.parametrize("threads", [1, 2], ids=["in turns", "prompts beside answers"])
 async def test_a_student_that_fails_on_everything_crashes_the_engine(
-    bundle: Bundle, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     requests = unit_requests(bundle, 6)
-    engine = start_engine(bundle, slots=2)
+    engine = start_engine(bundle, slots=2, threads=threads)
     spoil(monkeypatch, lambda rows: True)
     answers = await asyncio.gather(*(complete(engine, request) for request in requests), return_exceptions=True)
     assert all(isinstance(answer, EngineCrashed) for answer in answers)

@@ -13,7 +13,7 @@ from serve.engine.delivery import Answering
 from serve.engine.devices import open_session
 from serve.engine.kv import ROW_STEP, KvCache
 from serve.engine.rows import Row, Rows
-from serve.engine.scheduling import MOST_PADDING, PREFILL_CHUNK, begun_together, next_chunk, next_row
+from serve.engine.scheduling import MOST_PADDING, PREFILL_CHUNK, calls_of_a_step, next_chunk
 
 CONTEXT = 1000
 SLOTS = 5
@@ -101,18 +101,50 @@ def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=12), st.integers(0, 600))
-def test_rows_begun_together_are_alike_and_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = [SimpleNamespace(length=0, pending=[7] * length, turn=turn) for turn, length in enumerate(lengths)]
-    first = next_row(rows)
-    assert first is rows[0]
-    together = begun_together(first, rows, budget)
-    chunks = [len(next_chunk(row)) for row in together]
-    assert together[0] is first
-    assert len({id(row) for row in together}) == len(together)
-    for chunk, row in zip(chunks, together, strict=True):
-        assert chunk == (min(PREFILL_CHUNK, len(row.pending) - 1) if len(row.pending) > 2 else 0)
-    if len(together) > 1:
+@given(
+    st.lists(st.tuples(st.integers(1, 600), st.sampled_from([0, 256]), st.sampled_from([0, 20])), max_size=12),
+    st.integers(1, 600),
+)
+def test_a_step_takes_turns_within_its_budget_and_begins_like_rows_together(
+    prompts: list[tuple[int, int, int]], budget: int
+) -> None:
+    """Rows of so many pending tokens; of some a chunk is computed, and for some a prefix is to be copied."""
+    rows = [
+        SimpleNamespace(length=length, shared=shared, pending=[7] * (pending + (0 if length else shared)), turn=turn)
+        for turn, (pending, length, shared) in enumerate(prompts)
+    ]
+    calls = calls_of_a_step(rows, budget)
+    chosen = [row for call in calls for row in call]
+    assert len({row.turn for row in chosen}) == len(chosen), "one chunk a row"
+    spent = 0
+    for call in calls:
+        assert spent < budget, "a call is added while some of the budget is left"
+        assert call[0] is min((row for row in rows if row not in chosen[: chosen.index(call[0])]), key=lambda r: r.turn)
+        chunks = [len(next_chunk(row)) for row in call]
         computed = max(chunks) * len(chunks)
-        assert computed <= budget
-        assert sum(chunks) >= (1 - MOST_PADDING) * computed
+        if len(call) > 1:
+            assert not any(row.length or row.shared for row in call)
+            assert min(chunks) > 0
+            assert computed <= budget - spent
+            assert sum(chunks) >= (1 - MOST_PADDING) * computed
+        spent += computed
+    assert spent >= budget or len(chosen) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("pending", "length", "shared", "chunk"),
+    [
+        pytest.param(100, 0, 0, 99, id="all but the last token"),
+        pytest.param(900, 0, 0, PREFILL_CHUNK, id="no more than a chunk"),
+        pytest.param(2, 0, 0, 0, id="one token alone begins no row"),
+        pytest.param(2, 256, 0, 1, id="one token alone may go on with one"),
+        pytest.param(1, 256, 0, 0, id="the last is decoded"),
+        pytest.param(320, 0, 300, 19, id="what is behind a copied prefix"),
+        pytest.param(301, 0, 300, 0, id="nothing is, but the last"),
+        pytest.param(20, 300, 300, 19, id="a prefix is copied once"),
+    ],
+)
+def test_chunks_follow_from_positions_alone(pending: int, length: int, shared: int, chunk: int) -> None:
+    row = SimpleNamespace(length=length, shared=shared, pending=list(range(pending)), turn=0)
+    copied = 0 if length else shared
+    assert next_chunk(row) == row.pending[copied : copied + chunk]

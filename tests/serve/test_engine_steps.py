@@ -1,6 +1,7 @@
 """What one step computes, step by step and without the thread that usually takes them."""
 
 from collections.abc import Callable, Sequence
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -51,23 +52,22 @@ class Driven(Steps):
         self.admit(answering)
         return answering
 
-    def step(self) -> list[Call]:
+    def take(self) -> list[Call]:
         """Take one step; returns its calls."""
         self.student.calls = []
         self.drop(0.0)
-        self.prefill()
-        self.decode()
+        self.step()
         return self.student.calls
 
 
 @pytest.fixture
 def make_steps(bundle: Bundle) -> Callable[..., Driven]:
-    def make(prefix: Sequence[int] = ()) -> Driven:
+    def make(prefix: Sequence[int] = (), threads: int = 1) -> Driven:
         manifest = bundle.manifest
         context = manifest.context_length
         RecordingStudent.calls = []
         student = RecordingStudent(
-            bundle.export_folder("onnx"), manifest.model, SLOTS, SLOTS * context, context, 1, "cpu"
+            bundle.export_folder("onnx"), manifest.model, SLOTS, SLOTS * context, context, threads, "cpu"
         )
         grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
         outbox, counters = Outbox(), Counters()
@@ -84,12 +84,12 @@ async def test_long_prompts_hold_up_neither_a_short_one_nor_a_running_answer(
 ) -> None:
     steps = make_steps()
     running = steps.ask(5)
-    steps.step()
+    steps.take()
     longs = [steps.ask(900, seed) for seed in range(3)]
     short = steps.ask(40)
     first_tokens = {}
     for number in range(1, 9):
-        calls = steps.step()
+        calls = steps.take()
         assert sum(max(tokens) * len(tokens) for name, tokens in calls if name != "decode") < (
             PREFILL_TOKENS_PER_STEP + PREFILL_CHUNK
         )
@@ -102,11 +102,39 @@ async def test_long_prompts_hold_up_neither_a_short_one_nor_a_running_answer(
     assert all(first_tokens[long] >= 5 for long in longs), "3 x 900 tokens, 512 a step"
 
 
+async def test_a_small_students_prompts_are_computed_beside_its_answers(
+    make_steps: Callable[..., Driven], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turns, beside = make_steps(), make_steps(threads=2)
+    for steps in (in_turns, beside):
+        running, long = steps.ask(5), steps.ask(900)
+        steps.take()  # the answer's prompt, and the long one's first chunk
+        if steps is beside:
+            both = Barrier(2, timeout=30)  # broken, unless two calls wait at the same time
+            for name in ("prefill", "decode"):
+                monkeypatch.setattr(steps.student, name, meeting(both, getattr(steps.student, name)))
+        assert sorted(steps.take()) == [("decode", [1]), ("prefill", [PREFILL_CHUNK])]
+        monkeypatch.undo()
+        for _ in range(6):
+            steps.take()
+        assert running.written == 8
+        assert long.written == (5 if steps is in_turns else 4), "from the step on in which its prompt is complete"
+        steps.close()
+
+
+def meeting(barrier: Barrier, call: Callable[..., object]) -> Callable[..., object]:
+    def wait_and_call(*arguments: object) -> object:
+        barrier.wait()
+        return call(*arguments)
+
+    return wait_and_call
+
+
 async def test_prompts_of_like_length_are_begun_in_one_call(make_steps: Callable[..., Driven]) -> None:
     steps = make_steps()
     for seed, length in enumerate((60, 50, 55, 200)):
         steps.ask(length, seed)
-    assert steps.step() == [("prefill_empty", [59, 49, 54]), ("prefill", [199]), ("decode", [1] * 4)]
+    assert steps.take() == [("prefill_empty", [59, 49, 54]), ("prefill", [199]), ("decode", [1] * 4)]
 
 
 async def test_a_shared_prefix_is_computed_once(make_steps: Callable[..., Driven]) -> None:
@@ -115,26 +143,26 @@ async def test_a_shared_prefix_is_computed_once(make_steps: Callable[..., Driven
     assert [tokens for _, tokens in steps.student.calls] == [[1], [1], [256], [44]], "both tries, and the prefix"
     answers = [steps.ask(20, seed, prefix) for seed in range(3)]
     other = steps.ask(20, 7)
-    assert sorted(steps.step()) == sorted([("prefill", [19])] * 4 + [("decode", [1] * 4)])
+    assert sorted(steps.take()) == sorted([("prefill", [19])] * 4 + [("decode", [1] * 4)])
     assert [answering.cached_tokens for answering in (*answers, other)] == [300, 300, 300, 0]
 
 
 async def test_many_known_tokens_are_fed_in_one_call_and_few_with_the_batch(make_steps: Callable[..., Driven]) -> None:
     steps = make_steps()
     steps.ask(10)
-    steps.step()
+    steps.take()
     (row,) = steps.rows.decoding
     row.pending = list(random_ids(1, 1 + FORCED_CHUNK))
-    assert steps.step() == [("decode", [1]), ("prefill", [FORCED_CHUNK - 1])]
+    assert steps.take() == [("decode", [1]), ("prefill", [FORCED_CHUNK - 1])]
     row.pending = list(random_ids(1, FORCED_CHUNK))
-    assert steps.step() == [("decode", [1])]
+    assert steps.take() == [("decode", [1])]
 
 
 async def test_who_left_is_gone_in_the_next_step(make_steps: Callable[..., Driven]) -> None:
     steps = make_steps()
     decoding, prefilling = steps.ask(5), steps.ask(900)
-    steps.step()
+    steps.take()
     waiting = steps.ask(20)
     decoding.left = prefilling.left = True
-    steps.step()
+    steps.take()
     assert [row.answering for row in steps.rows.all] == [waiting]
