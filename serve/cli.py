@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", help="port to listen on (default 8000)")
     parser.add_argument("--slots", help="units answered at once (default 8)")
     parser.add_argument("--kv-tokens", help="tokens the KV cache may hold (default: a whole context for each slot)")
-    parser.add_argument("--threads", help="CPU threads of the engine (default: every core)")
+    parser.add_argument("--threads", help="CPU threads of the engine (default: every core; a small student takes two)")
     parser.add_argument("--max-queue", help="requests accepted at once, others get 503 (default 64)")
     parser.add_argument("--max-body-bytes", help="largest request body (default 2000000)")
     parser.add_argument("--max-batch-bytes", help="largest body of a batch (default 20000000)")
