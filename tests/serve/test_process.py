@@ -144,14 +144,14 @@ import pathlib, sys
 from serve.cli import main
 from serve.engine.steps import Steps
 
-decode = Steps.decode
+step = Steps.step
 
-def decode_until_asked_to_break(self):
+def step_until_asked_to_break(self):
     if pathlib.Path({flag!r}).exists():
         raise MemoryError("asked to")
-    decode(self)
+    step(self)
 
-Steps.decode = decode_until_asked_to_break
+Steps.step = step_until_asked_to_break
 if __name__ == "__main__":
     sys.exit(main())
 """
