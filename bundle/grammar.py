@@ -96,11 +96,6 @@ class AnswerGrammar:
         return tuple(found)
 
 
-def allowed_tokens(mask: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """A row of a mask as [count] truth values: bit `t % 32` of word `t // 32` stands for token t."""
-    return np.unpackbits(mask.view(np.uint8), bitorder="little", count=count).view(np.bool_)
-
-
 class AnswerMatcher:
     """Where one answer stands: in its schema and, while a quote is open, in that quote."""
 

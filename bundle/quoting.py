@@ -65,14 +65,14 @@ class Quote:
         Args:
             written: all behind the line that the finding names.
         """
-        if len(written) <= len(_BEFORE_QUOTE):
+        if not written.startswith(_BEFORE_QUOTE):
             return _BEFORE_QUOTE.startswith(written)
         end = _end_of_text(written)
         text = written[len(_BEFORE_QUOTE) : end]
         starts = [start for start in self._starts if self._line.startswith(text, start)]
         if end == len(written):
-            return written.startswith(_BEFORE_QUOTE) and bool(starts)
-        return written.startswith(_BEFORE_QUOTE) and any(start + len(text) in self._is_end for start in starts if text)
+            return bool(starts)
+        return bool(text) and any(start + len(text) in self._is_end for start in starts)
 
     def continuations(self, written: bytes, longest: int) -> Iterator[tuple[bytes, bool]]:
         """What may come next: every beginning of it, and every one that the quote's closing mark ends.

@@ -28,7 +28,11 @@ SMALL_PARAMETERS = 10_000_000
 
 
 class OnnxStudent:
-    """A loaded student and its KV rows. Not thread-safe: it belongs to the engine's thread."""
+    """A loaded student and its KV rows.
+
+    Not thread-safe: it belongs to the engine's thread. Only where it `reads_beside`, prompts may be computed in another
+    thread while `decode` runs, in other rows.
+    """
 
     def __init__(
         self, folder: Path, shape: ModelShape, slots: int, kv_tokens: int, context: int, threads: int, device: Device
@@ -48,7 +52,7 @@ class OnnxStudent:
         """
         reads = (folder / PREFILL_GRAPH).is_file()
         self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
-        """Prompts may be computed in a thread beside the one that decodes: each call takes one thread then."""
+        """Prompts may be computed while `decode` runs: each call takes one thread then."""
         threads = 1 if self.reads_beside else threads
         self._session = open_session(folder / MODEL_GRAPH, device, threads)
         self._prompts = self._session

@@ -3,7 +3,7 @@
 Chunk boundaries follow positions alone, so that they do not depend on a request's company.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from serve.engine.rows import Row
 
@@ -18,9 +18,14 @@ def next_chunk(row: Row) -> list[int]:
     otherwise than to several, so a first chunk of one, padded beside longer ones, would not be the same to the bit.
     A prefix that is copied is not computed.
     """
-    copied = 0 if row.length else row.shared
+    copied = to_copy(row)
     count = min(PREFILL_CHUNK, len(row.pending) - copied - 1)
     return row.pending[copied : copied + count] if count > 1 or row.length + copied > 0 else []
+
+
+def to_copy(row: Row) -> int:
+    """How many tokens of a shared prefix are to be copied before the row's next chunk."""
+    return 0 if row.length else row.shared
 
 
 def calls_of_a_step(rows: Sequence[Row], budget: int) -> list[list[Row]]:
@@ -37,8 +42,8 @@ def calls_of_a_step(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     calls = []
     while waiting and budget > 0:
         together = waiting[:1]
-        if _begins_empty(together[0]):
-            together = begun_together(together[0], filter(_begins_empty, waiting), budget)
+        if _begins_empty(waiting[0]):
+            together = _begun_together(list(filter(_begins_empty, waiting)), budget)
         waiting = [row for row in waiting if row not in together]
         budget -= max(len(next_chunk(row)) for row in together) * len(together)
         calls.append(together)
@@ -50,20 +55,14 @@ def _begins_empty(row: Row) -> bool:
     return row.length == 0 and row.shared == 0 and bool(next_chunk(row))
 
 
-def begun_together(first: Row, others: Iterable[Row], budget: int) -> list[Row]:
-    """Rows to begin in one padded call.
-
-    Args:
-        first: is one of them.
-        others: rows of which nothing is computed and whose prompts share no prefix.
-        budget: tokens the call may compute, padding included; `first` may exceed it.
-    """
-    together = [first]
-    width = total = len(next_chunk(first))
-    for row in sorted(others, key=lambda row: row.turn):
+def _begun_together(rows: Sequence[Row], budget: int) -> list[Row]:
+    """The first of the rows, and those that fit into one padded call with it; it alone may exceed the budget."""
+    together = [rows[0]]
+    width = total = len(next_chunk(rows[0]))
+    for row in rows[1:]:
         chunk = len(next_chunk(row))
         computed = max(width, chunk) * (len(together) + 1)
-        if row is not first and computed <= budget and total + chunk >= (1 - MOST_PADDING) * computed:
+        if computed <= budget and total + chunk >= (1 - MOST_PADDING) * computed:
             together.append(row)
             width, total = max(width, chunk), total + chunk
     return together

@@ -20,7 +20,7 @@ from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
 from serve.engine.onnx import OnnxStudent
 from serve.engine.rows import Row, Rows
-from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, next_chunk
+from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, next_chunk, to_copy
 from serve.engine.writing import AnswerWriter
 
 PREFILL_TOKENS_PER_STEP = 512
@@ -155,7 +155,7 @@ class Steps:
         """Choose what is computed, and prepare its rows: begun, with their prefixes, and long enough for the step."""
         while True:
             calls = calls_of_a_step([*self.rows.prefilling, *self.rows.empty], PREFILL_TOKENS_PER_STEP)
-            growing = {row: _copied(row) + len(next_chunk(row)) for rows in calls for row in rows}
+            growing = {row: to_copy(row) + len(next_chunk(row)) for rows in calls for row in rows}
             growing |= dict.fromkeys(self.rows.decoding, 1)
             if not growing:
                 return []
@@ -173,7 +173,7 @@ class Steps:
         return calls
 
     def _copy_prefix(self, row: Row) -> None:
-        copied = _copied(row)
+        copied = to_copy(row)
         if copied:
             self._student.kv.put_prefix(self.rows.index(row))
             row.answering.cached_tokens = copied
@@ -303,11 +303,6 @@ class Steps:
     def _take_turn(self, row: Row) -> None:
         self._turn += 1
         row.turn = self._turn
-
-
-def _copied(row: Row) -> int:
-    """How many tokens of a shared prefix are to be copied before its next chunk."""
-    return 0 if row.length else row.shared
 
 
 def _advance(row: Row, count: int) -> None:
