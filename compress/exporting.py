@@ -79,7 +79,7 @@ class Exporting:
 
     def _examples(self, onnx: Onnx) -> list[list[int]]:
         """What an ONNX export is calibrated on, as token ids."""
-        return self.dataset().spread(CALIBRATION_EXAMPLES) if onnx.prefill is not None else []
+        return self.dataset().spread(CALIBRATION_EXAMPLES) if onnx.in_8_bits else []
 
     def _recover(self, teacher: Path, student: Path, quantised: Path, validation: Dataset, options: Recover) -> Path:
         def recover(out: Path) -> None:

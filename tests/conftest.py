@@ -22,6 +22,12 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_int8_bundle(tiny_checkpoint: Path) -> Path:
+    """The same, its ONNX export in 8 bits, prompts and answers through one graph."""
+    return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("int8"), "int8")
+
+
+@pytest.fixture(scope="session")
 def tiny_float_bundle(tiny_checkpoint: Path) -> Path:
     """The same, its ONNX export in float32."""
     return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("fp32"), "fp32")

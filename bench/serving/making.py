@@ -3,6 +3,7 @@
 import json
 import shutil
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import torch
@@ -66,22 +67,27 @@ def make_random(folder: Path, name: str) -> None:
     """A checkpoint of random weights, and a bundle of it that holds what a server needs."""
     staged = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
-    checkpoint, onnx, no_report = staged / "checkpoint", staged / "onnx", staged / "report"
+    checkpoint = staged / "checkpoint"
     torch.manual_seed(0)
     Qwen2ForCausalLM(_SHAPE).to(torch.bfloat16).save_pretrained(checkpoint)
-    tokenizer = _tokenizer()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
     ).save_pretrained(checkpoint)
-    examples = [tokenizer.encode(file.read_text()).ids[:_EXAMPLE_TOKENS] for file in _stdlib()[:_EXAMPLES]]
-    export_onnx(checkpoint, Onnx(prefill="int8"), onnx, examples)
-    no_report.mkdir()
-    recipe = Recipe(name=name, data=Data(corpus=["stdlib"]), teacher=Teacher(model=str(checkpoint)))
-    exports = {"onnx": (onnx, "int4")}
-    write_bundle(recipe, load_catalogue(), checkpoint, exports, unmeasured(name), no_report, {}, staged / "bundle")
-    shutil.rmtree(onnx)
-    no_report.rmdir()
+    make_bundle(checkpoint, Onnx(prefill="int8"), name, staged / "bundle")
     staged.rename(folder)
+
+
+def make_bundle(checkpoint: Path, options: Onnx, name: str, out: Path) -> None:
+    """A bundle of a checkpoint with nothing but an ONNX export, calibrated on the standard library."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    examples = [tokenizer.encode(file.read_text()).ids[:_EXAMPLE_TOKENS] for file in _stdlib()[:_EXAMPLES]]
+    recipe = Recipe(name=name, data=Data(corpus=["stdlib"]), teacher=Teacher(model=str(checkpoint)))
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        onnx, no_report = Path(scratch) / "onnx", Path(scratch) / "report"
+        no_report.mkdir()
+        export_onnx(checkpoint, options, onnx, examples)
+        exports = {"onnx": (onnx, options.precision)}
+        write_bundle(recipe, load_catalogue(), checkpoint, exports, unmeasured(name), no_report, {}, out)
 
 
 def _tokenizer() -> Tokenizer:

@@ -28,7 +28,7 @@ class OnnxLoop:
         """
         self.student = _Graph(folder / MODEL_GRAPH, threads)
         prompts = folder / PREFILL_GRAPH
-        self.reader = _Graph(prompts, threads) if prompts.is_file() else None
+        self.reader = _Graph(prompts, threads) if prompts.is_file() else self.student
         self.past: Cache = {
             entry.name: np.zeros((1, entry.shape[1], 0, head_dim), np.float32)
             for entry in self.student.session.get_inputs()
@@ -42,11 +42,11 @@ class OnnxLoop:
             Logits [V] after the last of them, and the cache that now holds them too.
         """
         results = self.student.run(ids, past, length)
-        return results.pop("logits")[0, -1], _as_past(results)
+        return results["logits"][0, -1], _as_past(results)
 
     def read(self, prompt: list[int]) -> tuple[np.ndarray, Cache]:
-        """Logits and cache after a prompt, of which all but the last token go through a graph for prompts."""
-        if self.reader is None or len(prompt) <= 2:
+        """Logits and cache after a prompt, all but the last token of which are computed in one call."""
+        if len(prompt) <= 2:
             return self.step(prompt, self.past, 0)
         past = _as_past(self.reader.run(prompt[:-1], self.past, 0))
         return self.step(prompt[-1:], past, len(prompt) - 1)
@@ -100,4 +100,4 @@ class _Graph:
 
 
 def _as_past(present: dict[str, np.ndarray]) -> Cache:
-    return {name.replace("present.", "past_key_values."): array for name, array in present.items()}
+    return {name.replace("present.", "past_key_values."): array for name, array in present.items() if name != "logits"}

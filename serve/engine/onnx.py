@@ -50,6 +50,7 @@ class OnnxStudent:
         Raises:
             EngineUnavailable: it can not run there, or so few `kv_tokens` hold nothing.
         """
+        self.parameters = shape.parameters
         reads = (folder / PREFILL_GRAPH).is_file()
         self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
         """Prompts may be computed while `decode` runs: each call takes one thread then."""

@@ -20,7 +20,7 @@ from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
 from serve.engine.onnx import OnnxStudent
 from serve.engine.rows import Row, Rows
-from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, next_chunk, to_copy
+from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, most_padding, next_chunk, to_copy
 from serve.engine.writing import AnswerWriter
 
 PREFILL_TOKENS_PER_STEP = 512
@@ -154,7 +154,8 @@ class Steps:
     def _plan(self) -> list[list[Row]]:
         """Choose what is computed, and prepare its rows: begun, with their prefixes, and long enough for the step."""
         while True:
-            calls = calls_of_a_step([*self.rows.prefilling, *self.rows.empty], PREFILL_TOKENS_PER_STEP)
+            unread = [*self.rows.prefilling, *self.rows.empty]
+            calls = calls_of_a_step(unread, PREFILL_TOKENS_PER_STEP, most_padding(self._student.parameters))
             growing = {row: to_copy(row) + len(next_chunk(row)) for rows in calls for row in rows}
             growing |= dict.fromkeys(self.rows.decoding, 1)
             if not growing:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -133,7 +134,45 @@ def test_an_answer_after_a_prompt_read_in_8_bits_is_near_the_full_one(
     assert np.corrcoef(*logits)[0, 1] > 0.8
 
 
-def test_a_student_of_another_architecture_has_a_graph_for_prompts_too(
+def test_the_graph_in_8_bits_is_nearer_than_4_bits_are_in_prompts_and_in_answers(
+    tiny_int8_bundle: Path, two_graphs: Path, float_export: Path, dataset: TokenDataset
+) -> None:
+    eight, four, full = (OnnxLoop(folder, HEAD_DIM) for folder in (tiny_int8_bundle / "onnx", two_graphs, float_export))
+    distances: dict[str, list[float]] = {"eight": [], "four": []}
+    for row in dataset.rows[:4]:
+        split = row.answer_start
+        for name, loop in (("eight", eight), ("four", four)):
+            (logits, past), (expected, exact) = (each.read(row.ids[:split]) for each in (loop, full))
+            distances[name].append(float(np.linalg.norm(logits - expected)))
+            for position in range(split, len(row.ids)):
+                logits, past = loop.step([row.ids[position]], past, position)
+                expected, exact = full.step([row.ids[position]], exact, position)
+                distances[name].append(float(np.linalg.norm(logits - expected)))
+    assert np.mean(distances["eight"]) < np.mean(distances["four"])
+
+
+def test_a_graph_in_8_bits_has_no_matrix_in_4_bits_or_in_floats(tiny_int8_bundle: Path) -> None:
+    folder = tiny_int8_bundle / "onnx"
+    assert {file.name for file in folder.iterdir()} == {"model.onnx", "model.onnx.data"}
+    graph = onnx.load(folder / "model.onnx").graph
+    kinds = {node.op_type for node in graph.node}
+    assert "MatMulNBits" not in kinds
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) > 16]
+    embeddings = {node.input[0] for node in graph.node if node.op_type == "GatherBlockQuantized"}
+    assert {tensor.data_type for tensor in matrices if tensor.name not in embeddings} == {onnx.TensorProto.INT8}
+
+
+def test_embeddings_and_head_are_one_place_in_the_file_of_data(two_graphs: Path) -> None:
+    """ONNX Runtime would keep a copy of what is reshaped in the graph, in every session."""
+    graph = onnx.load(two_graphs / "model.onnx", load_external_data=False).graph
+    places = {tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in graph.initializer}
+    (embedding,) = (node.input[0] for node in graph.node if node.op_type == "GatherBlockQuantized")
+    (head,) = (node.input[1] for node in graph.node if node.output[0] == "logits")
+    assert embedding != head
+    assert places[embedding] == places[head]
+
+
+def test_a_student_of_another_architecture_is_exported_in_8_bits_too(
     tiny_checkpoint: Path, dataset: TokenDataset, tmp_path: Path
 ) -> None:
     """Qwen3 has norms between projections and attention, so that its graph is another one."""
@@ -144,15 +183,19 @@ def test_a_student_of_another_architecture_has_a_graph_for_prompts_too(
     Qwen3ForCausalLM(config).save_pretrained(tmp_path / "qwen3")
     for file in tiny_checkpoint.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "qwen3")
-    for name, options in (("int8", Onnx(prefill="int8")), ("float", Onnx(precision="fp32"))):
+    forms = {"float": Onnx(precision="fp32"), "prompts": Onnx(prefill="int8"), "whole": Onnx(precision="int8")}
+    logits = {}
+    for name, options in forms.items():
         export_onnx(tmp_path / "qwen3", options, tmp_path / name, dataset.spread(16))
-    logits = [OnnxLoop(tmp_path / name, HEAD_DIM).read(dataset.rows[0].ids)[0] for name in ("int8", "float")]
-    assert np.corrcoef(*logits)[0, 1] > 0.8
+        logits[name] = OnnxLoop(tmp_path / name, HEAD_DIM).read(dataset.rows[0].ids)[0]
+    assert np.corrcoef(logits["prompts"], logits["float"])[0, 1] > 0.8
+    assert np.corrcoef(logits["whole"], logits["float"])[0, 1] > 0.8
 
 
-def test_a_graph_for_prompts_wants_examples(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [Onnx(prefill="int8"), Onnx(precision="int8")], ids=["prompts", "whole"])
+def test_8_bits_want_examples(tiny_checkpoint: Path, tmp_path: Path, options: Onnx) -> None:
     with pytest.raises(StageError, match="calibrated on examples"):
-        export_onnx(tiny_checkpoint, Onnx(prefill="int8"), tmp_path / "onnx")
+        export_onnx(tiny_checkpoint, options, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 

@@ -8,12 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import Bundle
+from bundle.manifest import Bundle, open_bundle
 from serve.engine.base import GenerationRequest, Token
 from serve.engine.batching import BatchingEngine
 from tests.serve.conftest import complete, random_ids, unit_requests
 
 StartEngine = Callable[..., BatchingEngine]
+
+
+@pytest.fixture(scope="module", params=["tiny_bundle", "tiny_int8_bundle"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """Answers through blocks of 4 bits after prompts through another graph; and both through one graph in 8 bits."""
+    return open_bundle(request.getfixturevalue(request.param))
 
 
 async def test_batched_answers_equal_the_answers_alone(bundle: Bundle, start_engine: StartEngine) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from bundle.grammar import AnswerGrammar
-from bundle.manifest import Bundle, open_bundle
+from bundle.manifest import open_bundle
 from compress.export.onnx_generate import OnnxLoop
 from serve.engine.base import GenerationRequest
 from serve.engine.batching import BatchingEngine
@@ -50,15 +50,17 @@ async def test_tokens_and_log_probabilities_equal_a_plain_loop_over_transformers
 
 
 @pytest.mark.parametrize("length", [1, 2, 60, 256, 257, 258, 700])
-async def test_free_text_equals_a_plain_loop_over_the_same_graph(
-    bundle: Bundle, start_engine: StartEngine, length: int
+@pytest.mark.parametrize("export", ["tiny_bundle", "tiny_int8_bundle"])
+async def test_free_text_equals_a_plain_loop_over_the_same_graphs(
+    export: str, start_engine: StartEngine, length: int, request: pytest.FixtureRequest
 ) -> None:
     """The loop computes a prompt in one call: lengths around a chunk's are those that could go wrong."""
+    bundle = open_bundle(request.getfixturevalue(export))
     loop = OnnxLoop(bundle.export_folder("onnx"), bundle.manifest.model.head_dim, threads=1)
     ids = random_ids(length, length)
     (eos,) = bundle.manifest.eos_token_ids
     expected = loop.answer(list(ids), eos, REFERENCE_TOKENS)
-    request = GenerationRequest(ids, constrained=False, max_tokens=REFERENCE_TOKENS)
-    answer = await complete(start_engine(bundle), request)
+    asked = GenerationRequest(ids, constrained=False, max_tokens=REFERENCE_TOKENS)
+    answer = await complete(start_engine(bundle), asked)
     assert [token.id for token in answer] == [token for token in expected.ids if token != eos]
     assert np.allclose([token.logprob for token in answer], expected.logprobs[: len(answer)], atol=1e-3)

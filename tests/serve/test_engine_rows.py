@@ -13,7 +13,7 @@ from serve.engine.delivery import Answering
 from serve.engine.devices import open_session
 from serve.engine.kv import ROW_STEP, KvCache
 from serve.engine.rows import Row, Rows
-from serve.engine.scheduling import MOST_PADDING, PREFILL_CHUNK, calls_of_a_step, next_chunk
+from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, most_padding, next_chunk
 
 CONTEXT = 1000
 SLOTS = 5
@@ -104,16 +104,17 @@ def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session
 @given(
     st.lists(st.tuples(st.integers(1, 600), st.sampled_from([0, 256]), st.sampled_from([0, 20])), max_size=12),
     st.integers(1, 600),
+    st.sampled_from([most_padding(10**6), most_padding(10**9)]),
 )
 def test_a_step_takes_turns_within_its_budget_and_begins_like_rows_together(
-    prompts: list[tuple[int, int, int]], budget: int
+    prompts: list[tuple[int, int, int]], budget: int, padding: float
 ) -> None:
     """Rows of so many pending tokens; of some a chunk is computed, and for some a prefix is to be copied."""
     rows = [
         SimpleNamespace(length=length, shared=shared, pending=[7] * (pending + (0 if length else shared)), turn=turn)
         for turn, (pending, length, shared) in enumerate(prompts)
     ]
-    calls = calls_of_a_step(rows, budget)
+    calls = calls_of_a_step(rows, budget, padding)
     chosen = [row for call in calls for row in call]
     assert len({row.turn for row in chosen}) == len(chosen), "one chunk a row"
     spent = 0
@@ -126,7 +127,7 @@ def test_a_step_takes_turns_within_its_budget_and_begins_like_rows_together(
             assert not any(row.length or row.shared for row in call)
             assert min(chunks) > 0
             assert computed <= budget - spent
-            assert sum(chunks) >= (1 - MOST_PADDING) * computed
+            assert sum(chunks) >= (1 - padding) * computed
         spent += computed
     assert spent >= budget or len(chosen) == len(rows)
 

@@ -24,6 +24,7 @@ from compress.evaluate import unmeasured
 from compress.export.onnx import export_onnx
 from compress.recipe import Data, Onnx, Recipe, Teacher
 
+Precision = Literal["int4", "int8", "fp32"]
 CONTEXT_LENGTH = 1024
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -70,7 +71,7 @@ def make_tiny_checkpoint(folder: Path, seed: int = 0, heads: int = 4) -> None:
     ).save_pretrained(folder)
 
 
-def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Literal["int4", "fp32"] = "int4") -> Path:
+def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Precision = "int4") -> Path:
     """Write a bundle of `checkpoint` with one ONNX export of `precision`. Returns the bundle's folder.
 
     With 4 bits it has a graph of its own for prompts.

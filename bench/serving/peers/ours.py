@@ -6,6 +6,7 @@ from typing import Any
 from bench.serving.models import Model
 from bench.serving.peer import Peer
 from bench.serving.workload import Question
+from compress.recipe import Onnx
 
 SLOTS = 32
 QUEUE = 256
@@ -45,3 +46,19 @@ class OurCompletions(Ours):
     def body(self, model: Model, question: Question) -> dict[str, Any]:
         """It takes text."""
         return Peer.body(self, model, question) | {"model": model.name, "prompt": question.prompt}
+
+
+class OurCompletionsIn8Bits(OurCompletions):
+    """The same weights in the export for many answers at once; the bundle's own is for few, and small students."""
+
+    name = "ours-completions-int8"
+    title = "DeepCode-Analyst, ONNX int8, /v1/completions"
+
+    def prepare(self, model: Model, python: Path) -> Path:
+        """A bundle of the checkpoint with `export.onnx.precision: int8`."""
+        bundle = model.forms / self.name
+        if not bundle.is_dir():
+            from bench.serving.making import make_bundle  # torch, which nobody waits for who needs nothing made
+
+            make_bundle(model.checkpoint, Onnx(precision="int8"), model.name, bundle)
+        return bundle
