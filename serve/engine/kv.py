@@ -7,10 +7,13 @@ becomes full and shrink when long rows have gone. Rows that lie side by side are
 which ONNX Runtime reads and appends to in place.
 """
 
+import math
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from serve.engine.base import EngineUnavailable
@@ -130,10 +133,14 @@ class KvCache:
 
     def _allocate(self, capacity: int) -> dict[str, Any]:
         rows = min(self._slots, self.tokens // capacity)
-        # numpy's zeros take memory only where they are written: untouched rows cost nothing.
-        return {
-            name: self._xp.zeros((rows, self._heads, capacity, self._head_dim), self._dtype) for name in self._names
-        }
+        return {name: self._zeros((rows, self._heads, capacity, self._head_dim)) for name in self._names}
+
+    def _zeros(self, shape: tuple[int, ...]) -> Any:
+        if self._device == "cuda":
+            return self._xp.zeros(shape, self._dtype)
+        # Memory of its own: rows that nobody has written take none, and all of it goes back when the arrays do. What
+        # numpy allocates stays with the process, and is taken in pages of 2 MB, which are many rows of one layer.
+        return np.frombuffer(mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize), self._dtype).reshape(shape)
 
     def _wait(self) -> None:
         """ONNX Runtime computes in a stream of its own: copies must be complete before the next call."""
