@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,22 @@ def test_arrays_are_as_long_as_needed_and_shrink_again(session: object) -> None:
         assert next(iter(kv._arrays.values())).shape == (min(4, 4096 // kv.capacity), 2, kv.capacity, 16)
         seen.append(kv.capacity)
     assert seen == [256, 256, 512, 768, 2048, 2048, 512, 256]
+
+
+def test_what_rows_took_goes_back_to_the_machine(session: object) -> None:
+    """An allocator would keep arrays of this size for itself once some of them had gone."""
+    process, mib = psutil.Process(), 2**20
+    kv = KvCache(session, kv_heads=4, head_dim=64, slots=32, tokens=32 * 1024, context=1024)
+    before = process.memory_info().rss
+    for needed, reserved in ((200, 256), (500, 512)) * 3:
+        kv.fit([200] * 32, needed, reserved)
+        for array in kv._arrays.values():
+            array[:, :, :needed] = 1
+    assert sum(array.nbytes for array in kv._arrays.values()) == 64 * mib
+    assert process.memory_info().rss - before < 80 * mib
+    del array
+    kv.fit([0], 100, 256)
+    assert process.memory_info().rss - before < 16 * mib
 
 
 def test_what_a_long_row_leaves_is_given_to_more_short_ones(session: object) -> None:
