@@ -109,7 +109,7 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.root / TOKENIZER_FILE
 
     def export_folder(self, kind: str) -> Path:
-        """Where the export `kind` ("onnx", "nf4", "vllm") is.
+        """Where the export `kind` ("onnx", "cuda", "nf4", "vllm") is.
 
         Raises:
             BundleError: this bundle was made without that export.

@@ -9,7 +9,7 @@ from compress import ranks
 from compress.data.tokens import TokenDataset, prompt_template
 from compress.evaluate import Candidate
 from compress.export.int8 import CALIBRATION_EXAMPLES
-from compress.export.onnx import export_onnx
+from compress.export.onnx import export_onnx, export_onnx_for_cuda
 from compress.export.vllm import export_vllm
 from compress.quantize import quantize_nf4
 from compress.recipe import Onnx, Recipe, Recover
@@ -65,6 +65,16 @@ class Exporting:
             )
             exports["vllm"] = (folder / "vllm", "w4a16")
             candidates.append(Candidate("student, W4A16", folder / "vllm", student))
+        cuda = self.recipe.export.cuda
+        if cuda is not None:
+            folder = self.run_folder.stage(
+                "cuda",
+                after=[made_by],
+                inputs={"cuda": cuda},
+                action=lambda out: export_onnx_for_cuda(student, cuda, out / "cuda"),
+            )
+            exports["cuda"] = (folder / "cuda", cuda.precision)
+            candidates.append(Candidate(f"student, ONNX {cuda.precision} for CUDA", folder / "cuda", student))
         onnx = self.recipe.export.onnx
         if onnx is not None:
             folder = self.run_folder.stage(

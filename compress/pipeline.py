@@ -306,7 +306,7 @@ class Pipeline:
         evaluation = read_evaluation(report)
         require_passed(self.recipe.name, evaluation.failures)
         # What is served first names the weights.
-        kind_of = {"onnx": "onnx", "quantize": "nf4", "recover": "nf4", "vllm": "vllm"}
+        kind_of = {"onnx": "onnx", "quantize": "nf4", "recover": "nf4", "vllm": "vllm", "cuda": "cuda"}
         named = {kind: exports[stage] for stage, kind in kind_of.items() if stage in exports}
         lineage = {"recipe": as_told(self.recipe), "stages": dict(self.run_folder.keys)}
 

@@ -302,6 +302,14 @@ class Onnx(Section, frozen=True):
         return self.precision == "int8" or self.prefill is not None
 
 
+class Cuda(Section, frozen=True):
+    """How the ONNX export for NVIDIA's GPUs stores weights; keys, values and activations are in 16 bits there."""
+
+    precision: Literal["int4", "fp16"] = "int4"
+    int8_head: bool = True  # as in `Onnx`; for int4
+    block_size: Literal[16, 32, 64, 128] = 32
+
+
 class W4A16(Section, frozen=True):
     """How the vLLM export stores weights: 4 bits in groups that share a scale, activations in 16."""
 
@@ -313,7 +321,13 @@ class Export(Section, frozen=True):
     """Which forms of the student the bundle holds."""
 
     onnx: Onnx | None = Onnx()
+    cuda: Cuda | None = None
     vllm: W4A16 | None = None
+
+    @property
+    def forms(self) -> list[Section]:
+        """Those it asks for."""
+        return [form for form in (self.vllm, self.cuda, self.onnx) if form is not None]
 
 
 class Gate(Section, frozen=True):
@@ -356,9 +370,10 @@ class Recipe(Section, frozen=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self) -> None:
-        if self.student is not None and not (self.quantize or self.export.onnx or self.export.vllm):
+        if self.student is not None and not (self.quantize or self.export.forms):
             raise ValueError(
-                "a bundle needs a form of the student to serve: set `export.onnx`, `export.vllm` or `quantize`"
+                "a bundle needs a form of the student to serve: "
+                "set `export.onnx`, `export.cuda`, `export.vllm` or `quantize`"
             )
         shape = self.student and (self.student.prune or self.student.scratch)
         if shape and self.quantize and (shape.hidden_size % NF4_BLOCK or shape.intermediate_size % NF4_BLOCK):

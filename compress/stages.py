@@ -28,6 +28,7 @@ STAGES = (
     "quantize",
     "recover",
     "vllm",
+    "cuda",
     "onnx",
     "evaluate",
     "bundle",

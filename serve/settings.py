@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_key: Path | None = None
     """A file with the API key they ask for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the student runs; `auto` takes CUDA if it works with this bundle, else the CPU."""
+    """Where the student runs; `auto` takes CUDA where it works and the bundle has a graph for it."""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     slots: Annotated[int, Meta(ge=1)] = 8

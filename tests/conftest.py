@@ -28,6 +28,12 @@ def tiny_int8_bundle(tiny_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_cuda_bundle(tiny_checkpoint: Path) -> Path:
+    """The same, its ONNX export the graph for GPUs in 4 bits, which a CPU computes as well."""
+    return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("cuda"), "int4", for_cuda=True)
+
+
+@pytest.fixture(scope="session")
 def tiny_float_bundle(tiny_checkpoint: Path) -> Path:
     """The same, its ONNX export in float32."""
     return make_tiny_bundle(tiny_checkpoint, tiny_checkpoint.with_name("fp32"), "fp32")

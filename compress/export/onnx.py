@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from bundle.manifest import MODEL_GRAPH
 from compress.errors import StageError
 from compress.export.onnx_int8 import write_in_8_bits, write_prefill
-from compress.recipe import Onnx
+from compress.recipe import Cuda, Onnx
 from compress.student import head_dimension
 
 
@@ -44,10 +44,11 @@ def export_onnx(checkpoint: Path, options: Onnx, out: Path, examples: Sequence[S
     """
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as scratch:
         built = Path(scratch) / "built"
-        _build(checkpoint, options, built)
+        precision = "fp32" if options.precision == "fp32" else "int4"  # what becomes 8 bits later is built in 4
+        _build(checkpoint, "cpu", precision, options, built)
         if options.in_8_bits:
             full = Path(scratch) / "full"
-            _build(checkpoint, Onnx(precision="fp32"), full)
+            _build(checkpoint, "cpu", "fp32", options, full)
             head_dim = head_dimension(AutoConfig.from_pretrained(checkpoint))
             if options.prefill is not None:
                 write_prefill(built / MODEL_GRAPH, full / MODEL_GRAPH, head_dim, examples)
@@ -56,20 +57,40 @@ def export_onnx(checkpoint: Path, options: Onnx, out: Path, examples: Sequence[S
                 whole.mkdir()
                 write_in_8_bits(built / MODEL_GRAPH, full / MODEL_GRAPH, head_dim, examples, whole)
                 built = whole
-        out.mkdir(parents=True, exist_ok=True)
-        for file in built.glob("*.onnx*"):
-            shutil.move(file, out / file.name)
+        _take(built, out)
 
 
-def _build(checkpoint: Path, options: Onnx, built: Path) -> None:
+def export_onnx_for_cuda(checkpoint: Path, options: Cuda, out: Path) -> None:
+    """Write model.onnx and model.onnx.data into `out`: the student in 16 bits, as attention on NVIDIA's GPUs computes.
+
+    Inputs and outputs are `export_onnx`'s, keys, values and logits in float16. It is made without a GPU, and runs
+    without one. The last bits of a row's result may depend on the batch it is in: CUDA chooses kernels by its size.
+
+    Raises:
+        ExportError: the builder failed.
+    """
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as scratch:
+        built = Path(scratch) / "built"
+        _build(checkpoint, "cuda", options.precision, options, built)
+        _take(built, out)
+
+
+def _take(built: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for file in built.glob("*.onnx*"):
+        shutil.move(file, out / file.name)
+
+
+def _build(checkpoint: Path, provider: str, precision: str, options: Onnx | Cuda, built: Path) -> None:
     extra = ["prune_lm_head=true"]
-    precision = "fp32" if options.precision == "fp32" else "int4"  # what becomes 8 bits later is built in 4
     if precision == "int4":
-        extra += ["accuracy_level=4", f"block_size={options.block_size}", "algo_config=k_quant"]
+        extra += [f"block_size={options.block_size}", "algo_config=k_quant"]
+        if provider == "cpu":
+            extra.append("accuracy_level=4")
         if options.int8_head:
             extra.append("matmul_mixed_precision=last_matmul:int8")
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", checkpoint.name]
-    command += ["-i", str(checkpoint), "-o", str(built), "-p", precision, "-e", "cpu"]
+    command += ["-i", str(checkpoint), "-o", str(built), "-p", precision, "-e", provider]
     command += ["-c", str(built.with_name("cache")), "--extra_options", *extra]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0 or not (built / MODEL_GRAPH).is_file():

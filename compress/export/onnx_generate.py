@@ -14,6 +14,7 @@ from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH
 from compress.evaluation.generated import Generated
 
 Cache = dict[str, np.ndarray]
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxLoop:
@@ -30,7 +31,7 @@ class OnnxLoop:
         prompts = folder / PREFILL_GRAPH
         self.reader = _Graph(prompts, threads) if prompts.is_file() else self.student
         self.past: Cache = {
-            entry.name: np.zeros((1, entry.shape[1], 0, head_dim), np.float32)
+            entry.name: np.zeros((1, entry.shape[1], 0, head_dim), _TYPES[entry.type])
             for entry in self.student.session.get_inputs()
             if entry.name.startswith("past_key_values.")
         }
@@ -42,7 +43,7 @@ class OnnxLoop:
             Logits [V] after the last of them, and the cache that now holds them too.
         """
         results = self.student.run(ids, past, length)
-        return results["logits"][0, -1], _as_past(results)
+        return results["logits"][0, -1].astype(np.float32), _as_past(results)
 
     def read(self, prompt: list[int]) -> tuple[np.ndarray, Cache]:
         """Logits and cache after a prompt, all but the last token of which are computed in one call."""

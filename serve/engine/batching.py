@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 class BatchingEngine:
     """The engine over `OnnxStudent`; see the module's text."""
 
-    name = "onnx"
-
     def __init__(
         self,
         bundle: Bundle,
@@ -42,26 +40,27 @@ class BatchingEngine:
     ) -> None:
         """
         Args:
-            bundle: must hold an ONNX export.
+            bundle: must hold an ONNX export for the device.
             shared_prefix: token ids that prompts start with; may be empty.
             slots: requests that run at once.
             max_waiting: requests that may wait for a slot; one more is refused.
             threads: CPU threads for ONNX Runtime; 0 for every core.
-            device: where the student runs; `auto` takes CUDA if it works with this export, else the CPU.
+            device: where the student runs; `auto` takes CUDA where it works and the bundle has a graph for it.
             kv_tokens: the most tokens of KV cache; None: a whole context for each slot. A request is admitted
                 when its prompt and its longest answer fit.
 
         Raises:
-            BundleError: the bundle has no ONNX export.
+            BundleError: the bundle has no ONNX export for the device.
             EngineUnavailable: the student can not run on that device, or so few `kv_tokens` hold nothing.
             StudentBroken: it runs there, and computes nothing.
         """
         manifest = bundle.manifest
-        folder, context = bundle.export_folder("onnx"), manifest.context_length
+        context = manifest.context_length
         tokens = slots * context if kv_tokens is None else kv_tokens
-        student = OnnxStudent(folder, manifest.model, slots, tokens, context, threads, device)
+        student = OnnxStudent(bundle, slots, tokens, threads, device)
         grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
-        self.quantization = manifest.exports["onnx"].quantization
+        self.name = "onnx" if student.export == "onnx" else f"onnx-{student.export}"
+        self.quantization = manifest.exports[student.export].quantization
         self._slots, self._kv_tokens = slots, tokens
         self._outbox, self._counters = Outbox(PAUSE_SECONDS), Counters()
         writer = AnswerWriter(grammar, manifest.eos_token_ids, context, self._outbox, self._counters)

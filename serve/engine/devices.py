@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 
+from bundle.manifest import MODEL_GRAPH, Bundle, BundleError
 from serve.engine.base import EngineUnavailable
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -16,25 +17,33 @@ CUDA = "CUDAExecutionProvider"
 log = logging.getLogger(__name__)
 
 
-def open_session(model: Path, device: Device, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph where `device` says; `auto` takes CUDA if it works with this graph, else the CPU.
+def open_on_cpu(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load a graph. `threads` are what a step may use; 0 lets ONNX Runtime take every core."""
+    return onnxruntime.InferenceSession(str(graph), _options(threads), providers=["CPUExecutionProvider"])
 
-    Args:
-        model: model.onnx.
-        device: see above.
-        threads: CPU threads a step may use; 0 lets ONNX Runtime take every core.
+
+def open_on_cuda(bundle: Bundle, device: Device) -> onnxruntime.InferenceSession | None:
+    """Load the bundle's graph for GPUs, if that is what `device` says.
+
+    `auto` takes CUDA where it works and the bundle has a graph for it.
+
+    Returns:
+        None where the student is to run on the CPU.
 
     Raises:
-        EngineUnavailable: CUDA was asked for, and ONNX Runtime, the driver or the graph does not have it.
+        EngineUnavailable: CUDA was asked for, and ONNX Runtime or the driver does not have it.
+        BundleError: CUDA was asked for, and the bundle has no graph for it.
     """
-    if device != "cpu":
-        try:
-            return _open_on_cuda(model, threads)
-        except EngineUnavailable as unavailable:
-            if device == "cuda":
-                raise
-            log.info("the student runs on the CPU: %s", unavailable)
-    return onnxruntime.InferenceSession(str(model), _options(threads), providers=["CPUExecutionProvider"])
+    if device == "cpu":
+        return None
+    try:
+        require_cuda()
+        return _open_on_cuda(bundle.export_folder("cuda") / MODEL_GRAPH)
+    except (EngineUnavailable, BundleError) as reason:
+        if device == "cuda":
+            raise
+        log.info("the student runs on the CPU: %s", reason)
+        return None
 
 
 def is_on_cuda(session: onnxruntime.InferenceSession) -> bool:
@@ -51,32 +60,41 @@ def array_module(session: onnxruntime.InferenceSession) -> ModuleType:
     return cupy
 
 
-def _open_on_cuda(model: Path, threads: int) -> onnxruntime.InferenceSession:
+def require_cuda() -> None:
+    """Nothing where this ONNX Runtime can compute on a GPU of this machine.
+
+    Raises:
+        EngineUnavailable: it can not; the message says what is missing.
+    """
     if CUDA not in onnxruntime.get_available_providers():
         raise EngineUnavailable(
             f"this onnxruntime ({onnxruntime.__version__}) was built without CUDA; "
             "pip install 'deepcode-analyst[gpu]' in a fresh environment, or choose the device cpu"
         )
     try:
-        import cupy  # noqa: F401
+        import cupy
     except ImportError as error:
         raise EngineUnavailable(
             f"cupy, which holds the KV cache on the GPU, does not load ({error}); "
             "pip install 'deepcode-analyst[gpu]', or choose the device cpu"
         ) from error
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise EngineUnavailable(
+            f"no GPU is visible ({error}): in a container, docker run --gpus 1; else mend the driver, or choose the "
+            "device cpu"
+        ) from error
+
+
+def _open_on_cuda(graph: Path) -> onnxruntime.InferenceSession:
     onnxruntime.preload_dlls()
     # ONNX Runtime falls back to the CPU in silence where the driver or a library is missing: hence the look after.
-    session = onnxruntime.InferenceSession(str(model), _options(threads), providers=[CUDA, "CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(graph), _options(threads=1), providers=[CUDA, "CPUExecutionProvider"])
     if not is_on_cuda(session):
         raise EngineUnavailable(
-            "onnxruntime has CUDA, but it did not start: no GPU is visible (in a container: docker run --gpus 1), or a "
-            "driver, CUDA or cuDNN library is missing or too old (see its messages above); mend that, or choose the "
-            "device cpu"
-        )
-    if any(entry.type == "tensor(float)" for entry in session.get_inputs()):
-        raise EngineUnavailable(
-            f"{model} keeps its KV cache in float32, and CUDA's attention computes in 16 bits; "
-            "export the student for CUDA, or choose the device cpu"
+            "onnxruntime has CUDA, but it did not start: a CUDA or cuDNN library or the driver is missing or too old "
+            "(see its messages above); mend that, or choose the device cpu"
         )
     return session
 

@@ -13,14 +13,13 @@ their own that computes none.
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH, ModelShape
-from serve.engine.devices import Device, is_on_cuda, open_session
+from bundle.manifest import MODEL_GRAPH, PREFILL_GRAPH, Bundle
+from serve.engine.devices import Device, open_on_cpu, open_on_cuda
 from serve.engine.kv import KvCache
 
 SMALL_PARAMETERS = 10_000_000
@@ -34,32 +33,36 @@ class OnnxStudent:
     thread while `decode` runs, in other rows.
     """
 
-    def __init__(
-        self, folder: Path, shape: ModelShape, slots: int, kv_tokens: int, context: int, threads: int, device: Device
-    ) -> None:
+    def __init__(self, bundle: Bundle, slots: int, kv_tokens: int, threads: int, device: Device) -> None:
         """
         Args:
-            folder: holds model.onnx, and on CPUs prompts go through prefill.onnx where there is one.
-            shape: the student's sizes.
+            bundle: holds a graph for the device; on CPUs prompts go through prefill.onnx where there is one.
             slots: the most KV rows.
             kv_tokens: the most tokens all rows may hold together.
-            context: the most tokens one row can hold.
             threads: CPU threads a step may use; 0 lets ONNX Runtime take every core.
-            device: where it runs.
+            device: where it runs; `auto` takes CUDA where it works and the bundle has a graph for it.
 
         Raises:
+            BundleError: the bundle has no graph for the device.
             EngineUnavailable: it can not run there, or so few `kv_tokens` hold nothing.
         """
+        shape = bundle.manifest.model
         self.parameters = shape.parameters
-        reads = (folder / PREFILL_GRAPH).is_file()
-        self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
+        self.reads_beside = False
         """Prompts may be computed while `decode` runs: each call takes one thread then."""
-        threads = 1 if self.reads_beside else threads
-        self._session = open_session(folder / MODEL_GRAPH, device, threads)
-        self._prompts = self._session
-        if reads and not is_on_cuda(self._session):
-            self._prompts = open_session(folder / PREFILL_GRAPH, "cpu", threads)
-        self.reads_beside &= self._prompts is not self._session
+        on_cuda = open_on_cuda(bundle, device)
+        self.export = "onnx" if on_cuda is None else "cuda"
+        """The bundle's export that runs."""
+        if on_cuda is None:
+            folder = bundle.export_folder("onnx")
+            reads = (folder / PREFILL_GRAPH).is_file()
+            self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
+            threads = 1 if self.reads_beside else threads
+            self._session = open_on_cpu(folder / MODEL_GRAPH, threads)
+            self._prompts = open_on_cpu(folder / PREFILL_GRAPH, threads) if reads else self._session
+        else:
+            self._session = self._prompts = on_cuda
+        context = bundle.manifest.context_length
         self.kv = KvCache(self._session, shape.kv_heads, shape.head_dim, slots, kv_tokens, context)
         logits_type = np.float16 if self._session.get_outputs()[0].type == "tensor(float16)" else np.float32
         self._logits = np.zeros((slots, 1, shape.vocab_size), logits_type)

@@ -8,16 +8,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from bundle.answer import parse_answer
 from bundle.grammar import AnswerGrammar
 from compress.data.tokens import TokenDataset
 from compress.errors import StageError
-from compress.export.onnx import ExportError, export_onnx
+from compress.export.onnx import ExportError, export_onnx, export_onnx_for_cuda
 from compress.export.onnx_generate import OnnxLoop
 from compress.quantize import quantize_nf4
-from compress.recipe import Onnx
+from compress.recipe import Cuda, Onnx
 
 HEAD_DIM = 16  # of the tiny checkpoint
 
@@ -40,6 +41,39 @@ def test_onnx_logits_are_torchs_in_prefill_and_in_decode(float_export: Path, mod
         for position in range(split, len(row.ids)):
             logits, past = loop.step([row.ids[position]], past, position)
             assert np.abs(logits - expected[position]).max() < 1e-4, f"decode at {position}"
+
+
+def test_the_graph_for_cuda_computes_torchs_logits_in_16_bits(
+    tiny_checkpoint: Path, model, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    export_onnx_for_cuda(tiny_checkpoint, Cuda(precision="fp16"), tmp_path / "cuda")
+    loop = OnnxLoop(tmp_path / "cuda", HEAD_DIM)
+    assert {array.dtype for array in loop.past.values()} == {np.dtype(np.float16)}, "CUDA's attention has no float32"
+    ids, split = dataset.rows[0].ids, dataset.rows[0].answer_start
+    with torch.no_grad():
+        expected = model.eval()(torch.tensor([ids])).logits[0].numpy()
+
+    def error(logits: np.ndarray, position: int) -> float:
+        return np.linalg.norm(logits - expected[position]) / np.linalg.norm(expected[position])
+
+    logits, past = loop.step(ids[:split], loop.past, 0)
+    assert error(logits, split - 1) < 0.02, "prefill"
+    for position in range(split, len(ids)):
+        logits, past = loop.step([ids[position]], past, position)
+        assert error(logits, position) < 0.02, f"decode at {position}"
+
+
+def test_the_graph_for_cuda_in_4_bits_is_smaller_and_near(
+    tiny_cuda_bundle: Path, float_export: Path, dataset: TokenDataset
+) -> None:
+    """Its weights are those of the graph for CPUs: 4 bits, 8 in the head."""
+    graph = onnx.load(tiny_cuda_bundle / "onnx" / "model.onnx", load_external_data=False).graph
+    bits = [helper.get_node_attr_value(node, "bits") for node in graph.node if node.op_type == "MatMulNBits"]
+    assert bits == [4] * (len(bits) - 1) + [8]
+    assert not any(node.op_type == "MatMul" for node in graph.node)
+    prompt = dataset.rows[0].ids
+    logits = [OnnxLoop(folder, HEAD_DIM).read(prompt)[0] for folder in (tiny_cuda_bundle / "onnx", float_export)]
+    assert np.corrcoef(*logits)[0, 1] > 0.8
 
 
 def test_greedy_answers_are_torchs(float_export: Path, model, dataset: TokenDataset, tokenizer) -> None:

@@ -20,7 +20,7 @@ PHASES = {
     },
     "distill.baseline": False,
     "quantize.recover": {"train": {"max_steps": 2, "bf16": False}, "max_kl": 0.0},
-    "export": {"onnx": None, "vllm": {"group_size": 32, "calibration_examples": 4}},
+    "export": {"onnx": None, "vllm": {"group_size": 32, "calibration_examples": 4}, "cuda": {}},
     "evaluate": {"natural_units": 2, "planted_units": 2, "max_answer_tokens": 8},
     "train.max_steps": 4,
     "teacher.train.max_steps": 4,
@@ -45,6 +45,7 @@ def test_each_phase_starts_from_the_one_before_and_has_a_row(finished: tuple[Pat
         "student, on-policy",
         "student, NF4",
         "student, W4A16",
+        "student, ONNX int4 for CUDA",
     ]
     distilled, tuned, on_policy = (
         load_file(run / stage / "model" / "model.safetensors") for stage in ("distill", "fine_tune", "on_policy")
@@ -54,12 +55,13 @@ def test_each_phase_starts_from_the_one_before_and_has_a_row(finished: tuple[Pat
     assert "teacher's answers: " in said and "4 bits: KL from the student" in said
 
 
-def test_the_bundle_holds_the_recovered_student_and_the_one_for_vllm(finished: tuple[Path, str]) -> None:
+def test_the_bundle_holds_the_recovered_student_and_those_for_vllm_and_cuda(finished: tuple[Path, str]) -> None:
     run, _ = finished
     bundle = open_bundle(run / "bundle")
     assert {kind: export.quantization for kind, export in bundle.manifest.exports.items()} == {
         "nf4": "nf4",
         "vllm": "w4a16",
+        "cuda": "int4",
     }
     assert bundle.manifest.lineage["stages"].keys() == set(STAGES) - {"baseline", "onnx", "bundle", "publish"}
     shipped, kept = (load_file(folder / "nf4" / "model.safetensors") for folder in (run / "bundle", run / "recover"))

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-import onnxruntime
 import pytest
 
 from bundle.manifest import Bundle
-from serve.engine.base import EngineClosed, EngineCrashed, EngineError, EngineUnavailable, GenerationRequest
+from serve.engine.base import EngineClosed, EngineCrashed, EngineError, GenerationRequest
 from serve.engine.batching import BatchingEngine
 from serve.engine.onnx import OnnxStudent
 from tests.serve.conftest import complete, random_ids, unit_requests
@@ -142,10 +141,3 @@ async def test_closing_is_no_failure(bundle: Bundle, start_engine: StartEngine) 
     engine = start_engine(bundle)
     engine.close()
     assert engine.failure is None
-
-
-@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is CUDA here")
-def test_cuda_where_there_is_none_is_an_error_that_says_what_to_do(bundle: Bundle) -> None:
-    with pytest.raises(EngineUnavailable, match=r"pip install 'deepcode-analyst\[gpu\]'.*or choose the device cpu"):
-        BatchingEngine(bundle, (), 1, 1, device="cuda")
-    BatchingEngine(bundle, (), 1, 1, threads=1, device="auto").close()

@@ -50,7 +50,7 @@ async def test_tokens_and_log_probabilities_equal_a_plain_loop_over_transformers
 
 
 @pytest.mark.parametrize("length", [1, 2, 60, 256, 257, 258, 700])
-@pytest.mark.parametrize("export", ["tiny_bundle", "tiny_int8_bundle"])
+@pytest.mark.parametrize("export", ["tiny_bundle", "tiny_int8_bundle", "tiny_cuda_bundle"])
 async def test_free_text_equals_a_plain_loop_over_the_same_graphs(
     export: str, start_engine: StartEngine, length: int, request: pytest.FixtureRequest
 ) -> None:

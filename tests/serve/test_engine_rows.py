@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bundle.manifest import Bundle
 from serve.engine.base import EngineUnavailable, GenerationRequest
 from serve.engine.delivery import Answering
-from serve.engine.devices import open_session
+from serve.engine.devices import open_on_cpu
 from serve.engine.kv import ROW_STEP, KvCache
 from serve.engine.rows import Row, Rows
 from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, most_padding, next_chunk
@@ -23,7 +23,7 @@ MOVES = ("add", "start", "start", "grow", "grow", "complete", "complete", "relea
 
 @pytest.fixture(scope="module")
 def session(bundle: Bundle) -> object:
-    return open_session(bundle.export_folder("onnx") / "model.onnx", "cpu", 1)
+    return open_on_cpu(bundle.export_folder("onnx") / "model.onnx", threads=1)
 
 
 @settings(deadline=None, max_examples=50)

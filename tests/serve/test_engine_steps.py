@@ -66,9 +66,7 @@ def make_steps(bundle: Bundle) -> Callable[..., Driven]:
         manifest = bundle.manifest
         context = manifest.context_length
         RecordingStudent.calls = []
-        student = RecordingStudent(
-            bundle.export_folder("onnx"), manifest.model, SLOTS, SLOTS * context, context, threads, "cpu"
-        )
+        student = RecordingStudent(bundle, SLOTS, SLOTS * context, threads, "cpu")
         grammar = AnswerGrammar(bundle.tokenizer_file, manifest.model.vocab_size, manifest.eos_token_ids)
         outbox, counters = Outbox(), Counters()
         writer = AnswerWriter(grammar, manifest.eos_token_ids, context, outbox, counters)

@@ -21,8 +21,8 @@ from bundle.answer import BETWEEN_FINDINGS, CLOSING, CLOSING_FINDINGS, OPENING
 from bundle.rules import load_catalogue
 from compress.assemble import write_bundle
 from compress.evaluate import unmeasured
-from compress.export.onnx import export_onnx
-from compress.recipe import Data, Onnx, Recipe, Teacher
+from compress.export.onnx import export_onnx, export_onnx_for_cuda
+from compress.recipe import Cuda, Data, Onnx, Recipe, Teacher
 
 Precision = Literal["int4", "int8", "fp32"]
 CONTEXT_LENGTH = 1024
@@ -71,17 +71,21 @@ def make_tiny_checkpoint(folder: Path, seed: int = 0, heads: int = 4) -> None:
     ).save_pretrained(folder)
 
 
-def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Precision = "int4") -> Path:
+def make_tiny_bundle(checkpoint: Path, folder: Path, precision: Precision = "int4", for_cuda: bool = False) -> Path:
     """Write a bundle of `checkpoint` with one ONNX export of `precision`. Returns the bundle's folder.
 
-    With 4 bits it has a graph of its own for prompts.
+    With 4 bits it has a graph of its own for prompts. With `for_cuda` the graph for GPUs is in its place, which a CPU
+    computes in 16 bits as well.
     """
     random = torch.Generator().manual_seed(0)
     examples = torch.randint(len(SPECIAL_TOKENS), 500, (32, 100), generator=random).tolist()
     options = Onnx(precision=precision, prefill="int8" if precision == "int4" else None)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         export, no_report = Path(scratch) / "onnx", Path(scratch) / "report"
-        export_onnx(checkpoint, options, export, examples)
+        if for_cuda:
+            export_onnx_for_cuda(checkpoint, Cuda(), export)
+        else:
+            export_onnx(checkpoint, options, export, examples)
         no_report.mkdir()
         recipe = Recipe(name="tiny", data=Data(corpus=("stdlib",)), teacher=Teacher(model=str(checkpoint)))
         exports = {"onnx": (export, precision)}
