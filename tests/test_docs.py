@@ -83,6 +83,8 @@ def test_the_keys_of_evaluate_export_and_gate_are_there_with_their_defaults() ->
         "export.onnx": {},
         **{f"quantize.{name}": value for name, value in defaults(recipe.Quantize).items()},
         **{f"export.onnx.{name}": value for name, value in defaults(recipe.Onnx).items()},
+        "export.cuda": None,
+        **{f"export.cuda.{name}": value for name, value in defaults(recipe.Cuda).items()},
         "export.vllm": None,
         **{f"export.vllm.{name}": value for name, value in defaults(recipe.W4A16).items()},
     }

@@ -19,7 +19,7 @@ from tests.support.server_process import COMMANDS, serving
 from tests.support.warm_compress import WarmRun, kill_in_every_stage
 
 # `publish` is for recipes without a student, the others for those that ask for them.
-OPTIONAL = {"answers", "fine_tune", "on_policy", "recover", "vllm", "publish"}
+OPTIONAL = {"answers", "fine_tune", "on_policy", "recover", "vllm", "cuda", "publish"}
 STUDENT_STAGES = [stage for stage in STAGES if stage not in OPTIONAL]
 RECIPE = Path(__file__).parents[1] / "support" / "micro.yaml"
 
