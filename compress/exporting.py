@@ -12,7 +12,7 @@ from compress.export.int8 import CALIBRATION_EXAMPLES
 from compress.export.onnx import export_onnx, export_onnx_for_cuda
 from compress.export.vllm import export_vllm
 from compress.quantize import quantize_nf4
-from compress.recipe import Onnx, Recipe, Recover
+from compress.recipe import Onnx, Recipe, Recover, Section
 from compress.recover import read_recovery, recover_nf4, recovery_line
 from compress.stages import Run
 
@@ -55,36 +55,25 @@ class Exporting:
                 folder = self._recover(teacher, student, folder, validation, options)
             exports[name] = (folder / "nf4", "nf4")
             candidates.append(Candidate("student, NF4", folder / "nf4", student))
-        w4a16 = self.recipe.export.vllm
-        if w4a16 is not None:
-            folder = self.run_folder.stage(
-                "vllm",
-                after=[made_by],
-                inputs={"vllm": w4a16},
-                action=lambda out: export_vllm(student, self.dataset(), w4a16, out / "vllm"),
+
+        def export(stage: str, options: Section, storage: str, name: str, write: Callable[[Path], None]) -> None:
+            made = self.run_folder.stage(
+                stage, after=[made_by], inputs={stage: options}, action=lambda out: write(out / stage)
             )
-            exports["vllm"] = (folder / "vllm", "w4a16")
-            candidates.append(Candidate("student, W4A16", folder / "vllm", student))
-        cuda = self.recipe.export.cuda
+            exports[stage] = (made / stage, storage)
+            candidates.append(Candidate(f"student, {name}", made / stage, student))
+
+        vllm, cuda, onnx = self.recipe.export.vllm, self.recipe.export.cuda, self.recipe.export.onnx
+        if vllm is not None:
+            export("vllm", vllm, "w4a16", "W4A16", lambda out: export_vllm(student, self.dataset(), vllm, out))
         if cuda is not None:
-            folder = self.run_folder.stage(
-                "cuda",
-                after=[made_by],
-                inputs={"cuda": cuda},
-                action=lambda out: export_onnx_for_cuda(student, cuda, out / "cuda"),
-            )
-            exports["cuda"] = (folder / "cuda", cuda.precision)
-            candidates.append(Candidate(f"student, ONNX {cuda.precision} for CUDA", folder / "cuda", student))
-        onnx = self.recipe.export.onnx
+            name = f"ONNX {cuda.precision} for CUDA"
+            export("cuda", cuda, cuda.precision, name, lambda out: export_onnx_for_cuda(student, cuda, out))
         if onnx is not None:
-            folder = self.run_folder.stage(
-                "onnx",
-                after=[made_by],
-                inputs={"onnx": onnx},
-                action=lambda out: export_onnx(student, onnx, out / "onnx", self._examples(onnx)),
+            name = f"ONNX {onnx.precision}"
+            export(
+                "onnx", onnx, onnx.precision, name, lambda out: export_onnx(student, onnx, out, self._examples(onnx))
             )
-            exports["onnx"] = (folder / "onnx", onnx.precision)
-            candidates.append(Candidate(f"student, ONNX {onnx.precision}", folder / "onnx", student))
         return exports
 
     def _examples(self, onnx: Onnx) -> list[list[int]]:
