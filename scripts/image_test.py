@@ -16,13 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from image_test_engine import Docker, Skipped, base_image, build, engine
-from rich.console import Console
-from rich.table import Table
+from figures import Report, Skipped
+from image_test_engine import Docker, base_image, build, engine
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "build" / "image-test"
@@ -65,60 +63,6 @@ print(1024 * total)
 """
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Something measured; with an aim, the most that it may be."""
-
-    what: str
-    value: float
-    unit: str
-    aim: float | None = None
-
-    @property
-    def missed(self) -> bool:
-        return self.aim is not None and self.value > self.aim
-
-    def row(self) -> tuple[str, str, str, str]:
-        """What it is, the value, its aim, and whether that was met."""
-        if self.aim is None:
-            return self.what, self.text(self.value), "", ""
-        return self.what, self.text(self.value), f"at most {self.text(self.aim)}", "MISSED" if self.missed else "met"
-
-    def text(self, value: float) -> str:
-        return megabytes(value) if self.unit == "bytes" else f"{value:.1f} {self.unit}"
-
-
-class Report:
-    """What was found, printed as it is found; what was measured, printed as a table at the end."""
-
-    def __init__(self) -> None:
-        self.failures: list[str] = []
-        self.figures: list[Figure] = []
-
-    def say(self, text: str) -> None:
-        print(f"image-test: {text}", flush=True)
-
-    def check(self, what: str, right: bool) -> None:
-        """One thing that must be so."""
-        self.say(f"{'ok  ' if right else 'FAIL'} {what}")
-        if not right:
-            self.failures.append(what)
-
-    def measured(self, what: str, value: float, unit: str, aim: float | None = None, fails: bool = False) -> None:
-        """A figure for the table; with `fails`, the image is at fault where it is beyond its aim."""
-        figure = Figure(what, value, unit, aim)
-        self.figures.append(figure)
-        if fails:
-            self.check(" · ".join(figure.row()), not figure.missed)
-
-    def print_figures(self) -> None:
-        """Every figure beside its aim."""
-        table = Table("measured", "", "aim", "", title="image-test", title_justify="left")
-        for figure in self.figures:
-            table.add_row(*figure.row())
-        Console(width=100).print(table)
-
-
 @contextmanager
 def running(docker: Docker, image: str, *options: str) -> Iterator[tuple[str, float]]:
     """A server in a container, as restricted as in the cluster: its id, and the seconds until it was ready."""
@@ -150,10 +94,6 @@ def works() -> bool:
     lines = httpx.get(f"http://{ADDRESS}:{PORT}/metrics", timeout=30).text.splitlines()
     [count] = [float(line.split()[-1]) for line in lines if line.startswith("deepcode_requests_in_flight")]
     return count > 0
-
-
-def megabytes(count: float) -> str:
-    return f"{count / 1e6:.0f} MB"
 
 
 def look_at_images(docker: Docker, base: str, report: Report) -> None:
@@ -246,7 +186,7 @@ def examine(docker: Docker, report: Report) -> None:
 
 def main() -> int:
     """0 when all is well or nothing can be built here, else 1."""
-    report = Report()
+    report = Report("image-test")
     DATA.mkdir(parents=True, exist_ok=True)
     try:
         with engine(DATA) as docker:
@@ -256,10 +196,7 @@ def main() -> int:
         return 0
     except (RuntimeError, OSError, subprocess.TimeoutExpired, httpx.HTTPError) as error:
         report.check(str(error), False)
-    report.print_figures()
-    missed = sum(figure.missed for figure in report.figures)
-    report.say(f"{len(report.failures)} failures, {missed} aims missed")
-    return 1 if report.failures else 0
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from figures import Skipped
+
 BASE = "python:3.11-slim-bookworm"
 DEBIAN_BASE = "deepcode-analyst-base:bookworm"
 DEBIAN_PACKAGES = "python3,python3-venv,ca-certificates"
@@ -21,10 +23,6 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 ENGINE_SECONDS = 60
 # Of one target: packages that were not downloaded before are some hundred megabytes.
 BUILD_SECONDS = 1200
-
-
-class Skipped(Exception):
-    """This machine can not do it; the message says why and what would help."""
 
 
 class Docker:

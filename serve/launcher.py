@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+import threading
 from types import FrameType
 
 import uvicorn
@@ -17,11 +19,16 @@ LINGER_SECONDS = 3
 # Long enough for a probe and for clients to be told why.
 FAILED_LINGER_SECONDS = 5.0
 
+LAST_ANSWER = (b"connection", b"close")
+
 _log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
     """Keeps listening while it drains, so that probes and clients are told (503) rather than refused.
+
+    SIGUSR1 announces that it will be stopped: it answers as before, but no connection is kept, so that clients which
+    keep theirs go to another server before this one turns them away.
 
     `engine_failed`: it stopped because its engine broke down.
     """
@@ -45,6 +52,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list | None = None) -> None:
         """Remember the loop: signal handlers run outside it."""
         self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(signal.SIGUSR1, self._keep_no_connections)
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -67,7 +76,18 @@ class DrainingServer(uvicorn.Server):
         self._admission.draining = True
         self._loop.call_soon_threadsafe(self._start_draining)
 
+    def _keep_no_connections(self) -> None:
+        # The first list is what uvicorn makes the second of, once a second.
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):
+            if LAST_ANSWER not in headers:
+                headers.append(LAST_ANSWER)
+
     def _start_draining(self) -> None:
+        self._keep_no_connections()
+        # One that is kept and waits for no answer is closed now, rather than under its client's next request.
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedConnection) and connection.cycle is not None:
+                connection.shutdown()
         self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:

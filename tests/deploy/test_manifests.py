@@ -217,10 +217,12 @@ def test_the_index_of_the_code_search_is_a_database_that_the_pods_may_reach(rend
 
 def test_a_pod_is_not_killed_while_it_drains(overlay: Rendered) -> None:
     pod, container = server_of(overlay)
-    command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    [shell, option, script] = container["lifecycle"]["preStop"]["exec"]["command"]
+    announced, _, pause = script.partition("; sleep ")
     drain = load_settings({}, overlay.environment(container)).drain_seconds
 
-    assert command == "sleep"
+    assert (shell, option) == ("sh", "-c")
+    assert announced == "kill -USR1 1", "a client that keeps its connection would be turned away by the drain"
     assert pod["terminationGracePeriodSeconds"] > int(pause) + drain
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -110,6 +111,32 @@ def test_sigterm_finishes_accepted_work_refuses_new_and_exits_0(tiny_bundle: Pat
         accepted.join()
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] > 0
+        assert server.wait() == 0
+
+
+def test_a_server_that_will_be_stopped_answers_and_keeps_no_connection(tiny_bundle: Path) -> None:
+    with running_server(tiny_bundle) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+        assert "connection" not in client.post("/v1/analyze", json={"code": "x = 1\n"}).headers
+        server.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: client.get("/health/ready").headers.get("connection") == "close")
+        last = client.post("/v1/analyze", json={"code": "x = 2\n"})
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+
+
+def test_a_drain_closes_kept_connections_that_nobody_waits_on(tiny_bundle: Path) -> None:
+    with running_server(tiny_bundle, "--slots", "1", "--max-queue", "1") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as kept:
+            kept.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'{"status":"ok"}'):
+                answer += kept.recv(4096)
+            accepted = threading.Thread(target=keep_asking, args=(server, SOME_SECONDS_OF_WORK))
+            accepted.start()
+            wait_until(lambda: is_full(server))
+            server.terminate()
+            kept.settimeout(5)
+            assert kept.recv(4096) == b""
+            accepted.join()
         assert server.wait() == 0
 
 
