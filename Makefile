@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 
-.PHONY: demo test image-test k8s-test clean
+.PHONY: demo test image-test k8s-test cluster-test clean
 
 demo: $(READY)
 	scripts/demo.sh $(VENV)/bin
@@ -22,6 +22,11 @@ image-test: $(READY)
 k8s-test: $(READY)
 	scripts/install_promtool.sh $(VENV)/bin
 	$(VENV)/bin/pytest -rs tests/deploy
+
+# In the cluster that kubectl's context names, whose nodes have the image; skipped with a reason where there is none.
+IMAGE ?= deepcode-analyst:0.1.0
+cluster-test: $(READY)
+	$(VENV)/bin/python scripts/cluster_test.py --image $(IMAGE)
 
 # torch first and pinned: an unpinned one brings gigabytes of CUDA packages along.
 $(READY): pyproject.toml constraints.txt

@@ -215,6 +215,39 @@ def test_the_index_of_the_code_search_is_a_database_that_the_pods_may_reach(rend
     assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": urlsplit(str(settings.index_url)).port}]
 
 
+def test_an_overlay_has_a_place_for_all_that_its_user_names() -> None:
+    for name in ("cpu", "gpu"):
+        kustomization = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())
+        literals = chain.from_iterable(each["literals"] for each in kustomization["configMapGenerator"])
+        named = {literal.partition("=")[0] for literal in literals}
+
+        assert {"BUNDLE_URL", "BUNDLE_SHA256", "DEEPCODE_TRUSTED_KEY"} <= named
+        assert SERVER in {image["name"] for image in kustomization["images"]}
+
+
+def test_the_page_makes_the_namespace_as_restricted_as_it_will_be() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+
+    assert "kubectl apply -f k8s/base/namespace.yaml" in page
+    assert "create namespace" not in page, "nothing would be enforced there, and applying the overlay would warn"
+
+
+def test_the_state_of_a_pod_says_why_it_did_not_start(overlay: Rendered) -> None:
+    pod, _ = server_of(overlay)
+
+    for container in containers({"spec": pod}):
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_both_autoscalers_ask_the_prometheus_that_the_operator_makes(rendered: dict[str, Rendered]) -> None:
+    values = yaml.safe_load((K8S / "components" / "autoscale-hpa" / "adapter-rules.yaml").read_text())["prometheus"]
+    triggers = chain.from_iterable(
+        scaler["spec"]["triggers"] for each in rendered.values() for scaler in each.of("ScaledObject")
+    )
+
+    assert {trigger["metadata"]["serverAddress"] for trigger in triggers} == {f"{values['url']}:{values['port']}"}
+
+
 def test_a_pod_is_not_killed_while_it_drains(overlay: Rendered) -> None:
     pod, container = server_of(overlay)
     [shell, option, script] = container["lifecycle"]["preStop"]["exec"]["command"]
