@@ -30,6 +30,6 @@ class LlamaCpp(Peer):
         return convert(quantize, model.forms / "llama.cpp-q4_0.gguf")
 
     def command(self, model: Model, weights: Path, python: Path, port: int) -> list[str]:
-        """With the slots that our server has, and a whole context for each."""
+        """With 32 slots, and a whole context for each."""
         server = [str(python.with_name("llama-server")), "--model", str(weights), "--port", str(port), "--no-webui"]
         return [*server, "--parallel", str(SLOTS), "--ctx-size", str(SLOTS * model.context), "--threads", "2"]

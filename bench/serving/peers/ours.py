@@ -8,7 +8,7 @@ from bench.serving.peer import Peer
 from bench.serving.workload import Question
 from compress.recipe import Onnx
 
-SLOTS = 32
+SLOTS = 128
 QUEUE = 256
 
 

@@ -26,7 +26,7 @@ class TransformersServe(Peer):
         return model.checkpoint
 
     def command(self, model: Model, weights: Path, python: Path, port: int) -> list[str]:
-        """With a cache for the slots that our server has: left to itself it takes nine tenths of the memory."""
+        """With a cache for 32 whole contexts: left to itself it takes nine tenths of the memory."""
         server = [str(python.with_name("transformers")), "serve", str(weights), "--continuous-batching"]
         server += ["--cb-num-blocks", str(SLOTS * model.context // BLOCK_TOKENS)]
         server += ["--cb-max-batch-tokens", str(BATCH_TOKENS)]
