@@ -65,7 +65,8 @@ def test_a_wrong_override(tmp_path: Path, override: str, said: str) -> None:
 
 def test_a_recipe_whose_bundle_would_hold_nothing_to_serve(tmp_path: Path) -> None:
     write_recipe(tmp_path, quantize=None, export={"onnx": None})
-    assert "set `export.onnx`, `export.cuda`, `export.vllm` or `quantize`" in refused(compress(tmp_path, "run", "small.yaml"))
+    said = refused(compress(tmp_path, "run", "small.yaml"))
+    assert "set `export.onnx`, `export.cuda`, `export.vllm` or `quantize`" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["walk"], ["run", "a.yaml", "--fast"]])
