@@ -40,8 +40,9 @@ import re
 import tomllib
 
 with open("pyproject.toml", "rb") as file:
-    extras = tomllib.load(file)["project"]["optional-dependencies"]
-wanted = extras["serve"] + extras["compress"]
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+wanted = project["dependencies"] + extras["serve"] + extras["compress"]
 for requirement in wanted:
     if own := re.fullmatch(r"deepcode-analyst\[([\w-]+)\]", requirement):
         wanted += extras[own[1]]
