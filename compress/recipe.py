@@ -324,11 +324,6 @@ class Export(Section, frozen=True):
     cuda: Cuda | None = None
     vllm: W4A16 | None = None
 
-    @property
-    def forms(self) -> list[Section]:
-        """Those it asks for."""
-        return [form for form in (self.vllm, self.cuda, self.onnx) if form is not None]
-
 
 class Gate(Section, frozen=True):
     """The run fails when the shipped student is below any of these."""
@@ -370,7 +365,8 @@ class Recipe(Section, frozen=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self) -> None:
-        if self.student is not None and not (self.quantize or self.export.forms):
+        forms = (self.quantize, self.export.onnx, self.export.cuda, self.export.vllm)
+        if self.student is not None and not any(forms):
             raise ValueError(
                 "a bundle needs a form of the student to serve: "
                 "set `export.onnx`, `export.cuda`, `export.vllm` or `quantize`"

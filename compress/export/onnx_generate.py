@@ -43,7 +43,7 @@ class OnnxLoop:
             Logits [V] after the last of them, and the cache that now holds them too.
         """
         results = self.student.run(ids, past, length)
-        return results["logits"][0, -1].astype(np.float32), _as_past(results)
+        return results["logits"][0, -1].astype(np.float32, copy=False), _as_past(results)
 
     def read(self, prompt: list[int]) -> tuple[np.ndarray, Cache]:
         """Logits and cache after a prompt, all but the last token of which are computed in one call."""

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import onnxruntime
 import pytest
 
 from bundle.manifest import Bundle, BundleError, Export, describe_files, open_bundle, write_manifest
@@ -37,6 +38,13 @@ def both(tiny_bundle: Path, tiny_cuda_bundle: Path, tmp_path_factory: pytest.Tem
     exports = manifest.exports | {"cuda": Export(path="cuda", quantization="int4")}
     write_manifest(root, msgspec.structs.replace(manifest, exports=exports, files=describe_files(root)))
     return open_bundle(root)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is CUDA here")
+def test_cuda_where_there_is_none_is_an_error_that_says_what_to_do(bundle: Bundle) -> None:
+    with pytest.raises(EngineUnavailable, match=r"pip install 'deepcode-analyst\[gpu\]'.*or choose the device cpu"):
+        BatchingEngine(bundle, (), 1, 1, device="cuda")
+    BatchingEngine(bundle, (), 1, 1, threads=1, device="auto").close()
 
 
 @pytest.mark.skipif(WITHOUT is None, reason="there is a GPU here")
