@@ -33,9 +33,11 @@ from serve.analysis.loading import load_prompt
 from serve.engine import onnx, scheduling, steps
 from serve.engine.base import GenerationRequest
 from serve.engine.batching import BatchingEngine
+from serve.engine.steps import Steps
 
 COMMAND = "python -m bench.engine models/nano --write-docs"
 NEVER = 10**9
+_land = Steps._land
 
 
 class Lever(NamedTuple):
@@ -60,6 +62,10 @@ LEVERS = {
     "prompts and answers in turns, on both cores": Lever(
         "nothing at 1 client, -20% from 8 on: matrices this small gain nothing from a second thread",
         (onnx, "SMALL_PARAMETERS", 0),
+    ),
+    "answers wait for the prompts beside them": Lever(
+        "nothing at 1 client, -20% from 8 on: a step takes as long as the slower of the two",
+        (Steps, "_land", lambda steps, wait: _land(steps, wait=True)),
     ),
     "prompts begun singly": Lever(
         "nothing at 1 client, -5% from 8 on: each prompt pays for a call", (scheduling, "MOST_PADDING", -1.0)

@@ -100,7 +100,7 @@ class BatchingEngine:
         """See `Engine.stats`."""
         with self._changed:
             waiting, waiting_batch = len(self._waiting), self._waiting.count("batch")
-        rows = list(self._steps.rows.all)
+        rows = self._steps.rows.running
         return self._counters.stats(
             slots=self._slots,
             running=len(rows),
@@ -160,7 +160,7 @@ class BatchingEngine:
         """Tell every reader that nothing more will come."""
         with self._changed:
             self._closed = True
-            unfinished = [*self._waiting.take_all(), *(row.answering for row in self._steps.rows.all)]
+            unfinished = [*self._waiting.take_all(), *(row.answering for row in self._steps.rows.running)]
         for answering in unfinished:
             self._steps.end(answering, self._why_closed())
         self._outbox.flush()

@@ -1,15 +1,16 @@
-"""The KV cache: one array per layer and part, in which every request owns a row.
+"""The KV cache: one array, in which every request owns a row of each layer's keys and values.
 
-    keys, values: [rows, kv_heads, capacity, head_dim], one pair a layer
+    [2 * layers, rows, kv_heads, capacity, head_dim]
 
-All rows are as long as the longest needs to be now, not as long as the context is: the arrays grow when a row
-becomes full and shrink when long rows have gone. Rows that lie side by side are one contiguous piece of memory,
-which ONNX Runtime reads and appends to in place.
+All rows are as long as the longest needs to be now, not as long as the context is: the array grows when a row becomes
+full, and shrinks a while after long rows have gone. Rows that lie side by side are one contiguous piece of memory in
+each layer, which ONNX Runtime reads and appends to in place. That it is one array lets a row move in one call: numpy
+lets go of the interpreter in each, and whoever serves HTTP takes it meanwhile.
 """
 
 import math
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,12 +21,15 @@ from serve.engine.base import EngineUnavailable
 from serve.engine.devices import array_module, is_on_cuda
 
 ROW_STEP = 256
+PATIENCE = 500
+"""So many calls in a row must do with shorter rows before the array shrinks: a copy of all rows takes as long as
+several steps of a small student, and where one long prompt came, another is likely."""
 _PAST = "past_key_values."
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
 class KvCache:
-    """The rows' memory, on the device of one session. Its arrays are numpy's, or cupy's on CUDA."""
+    """The rows' memory, on the device of one session. The array is numpy's, or cupy's on CUDA."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, kv_heads: int, head_dim: int, slots: int, tokens: int, context: int
@@ -50,17 +54,18 @@ class KvCache:
         self._heads, self._head_dim = kv_heads, head_dim
         self._slots, self._context = slots, context
         self.tokens = tokens
-        self._prefix: Mapping[str, Any] = {}
+        self._prefix: Any = None
         if tokens < self.row_size(1):
             raise EngineUnavailable(
                 f"a KV cache of {tokens} tokens holds no row: set --kv-tokens to {self.row_size(1)} or more, or to 0 "
                 "for a whole context for each slot"
             )
         self.capacity = self.row_size(1)
-        self._arrays = self._allocate(self.capacity)
+        self._too_long = 0
+        self._array = self._allocate(self.capacity)
 
     def row_size(self, tokens: int) -> int:
-        """How long a row must be to hold `tokens`: whole steps, so that arrays seldom change."""
+        """How long a row must be to hold `tokens`: whole steps, so that the array seldom changes."""
         return min(-(-tokens // ROW_STEP) * ROW_STEP, self._context)
 
     def holds(self, reservations: Iterable[int]) -> bool:
@@ -69,7 +74,7 @@ class KvCache:
         return len(sizes) <= self._slots and len(sizes) * max(sizes, default=0) <= self.tokens
 
     def fit(self, lengths: Sequence[int], needed: int, reserved: int) -> bool:
-        """Make the arrays as large as the next call needs.
+        """Make the array as large as the next call needs.
 
         Args:
             lengths: how many tokens of each row in use are kept.
@@ -77,70 +82,71 @@ class KvCache:
             reserved: tokens the longest row may ever hold; at least `needed`.
 
         Returns:
-            Whether the arrays are other ones now: what was bound to them must be bound again.
+            Whether it is another one now: what was bound to it must be bound again.
         """
         shortest, longest = self.row_size(needed), self.row_size(reserved)
         capacity = self.capacity
         if shortest > capacity:
             capacity = min(max(shortest, 2 * capacity), longest)
         elif capacity > longest or capacity >= 4 * shortest:
-            # Twice what is needed, for else the next long row would have them grow again.
-            capacity = min(2 * shortest, longest)
+            self._too_long += 1
+            if self._too_long > PATIENCE or len(lengths) > self._rows(capacity):
+                # Twice what is needed, for else the next long row would have them grow again.
+                capacity = min(2 * shortest, longest)
+        else:
+            self._too_long = 0
         if capacity == self.capacity:
             return False
-        arrays = self._allocate(capacity)
-        for name, array in arrays.items():
-            for row, length in enumerate(lengths):
-                if length:  # there may be more rows now than there were
-                    array[row, :, :length] = self._arrays[name][row, :, :length]
+        self._too_long = 0
+        array = self._allocate(capacity)
+        for row, length in enumerate(lengths):
+            if length:  # there may be more rows now than there were
+                array[:, row, :, :length] = self._array[:, row, :, :length]
         self._wait()
-        self._arrays, self.capacity = arrays, capacity
+        self._array, self.capacity = array, capacity
         return True
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row to another."""
-        for array in self._arrays.values():
-            array[target, :, :length] = array[source, :, :length]
+        self._array[:, target, :, :length] = self._array[:, source, :, :length]
         self._wait()
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchange the first `length` tokens of two rows."""
-        for array in self._arrays.values():
-            kept = array[one, :, :length].copy()
-            array[one, :, :length] = array[other, :, :length]
-            array[other, :, :length] = kept
+        kept = self._array[:, one, :, :length].copy()
+        self._array[:, one, :, :length] = self._array[:, other, :, :length]
+        self._array[:, other, :, :length] = kept
         self._wait()
 
     def keep_prefix(self, row: int, length: int) -> None:
         """Keep a copy of the first `length` tokens of a row, for `put_prefix`."""
-        self._prefix = {name: array[row, :, :length].copy() for name, array in self._arrays.items()}
+        self._prefix = self._array[:, row, :, :length].copy()
         self._wait()
 
     def put_prefix(self, row: int) -> None:
         """Begin a row with the kept prefix."""
-        for name, kept in self._prefix.items():
-            self._arrays[name][row, :, : kept.shape[1]] = kept
+        self._array[:, row, :, : self._prefix.shape[2]] = self._prefix
         self._wait()
 
     def bind(self, binding: onnxruntime.IOBinding, first: int, count: int) -> None:
         """Let a call read and append to the rows `first` to `first + count - 1` in place."""
-        for name, array in self._arrays.items():
+        for name, array in zip(self._names, self._array, strict=True):
             view = array[first : first + count]
             address = view.data.ptr if self._device == "cuda" else view.ctypes.data
             memory = (self._device, 0, self._dtype.type, view.shape, address)
             binding.bind_input(f"{_PAST}{name}", *memory)
             binding.bind_output(f"present.{name}", *memory)
 
-    def _allocate(self, capacity: int) -> dict[str, Any]:
-        rows = min(self._slots, self.tokens // capacity)
-        return {name: self._zeros((rows, self._heads, capacity, self._head_dim)) for name in self._names}
-
-    def _zeros(self, shape: tuple[int, ...]) -> Any:
+    def _allocate(self, capacity: int) -> Any:
+        shape = (len(self._names), self._rows(capacity), self._heads, capacity, self._head_dim)
         if self._device == "cuda":
             return self._xp.zeros(shape, self._dtype)
-        # Memory of its own: rows that nobody has written take none, and all of it goes back when the arrays do. What
+        # Memory of its own: rows that nobody has written take none, and all of it goes back when the array does. What
         # numpy allocates stays with the process, and is taken in pages of 2 MB, which are many rows of one layer.
         return np.frombuffer(mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize), self._dtype).reshape(shape)
+
+    def _rows(self, capacity: int) -> int:
+        return min(self._slots, self.tokens // capacity)
 
     def _wait(self) -> None:
         """ONNX Runtime computes in a stream of its own: copies must be complete before the next call."""

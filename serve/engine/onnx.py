@@ -29,8 +29,8 @@ SMALL_PARAMETERS = 10_000_000
 class OnnxStudent:
     """A loaded student and its KV rows.
 
-    Not thread-safe: it belongs to the engine's thread. Only where it `reads_beside`, prompts may be computed in another
-    thread while `decode` runs, in other rows.
+    Not thread-safe: it belongs to the engine's thread. Only where it `reads_beside`, another thread may compute prompts
+    meanwhile, in other rows, as long as `fit` is not called.
     """
 
     def __init__(self, bundle: Bundle, slots: int, kv_tokens: int, threads: int, device: Device) -> None:

@@ -7,6 +7,7 @@ A call reads rows that lie side by side, so rows are kept in this order: those w
 prompt is begun, and those of which nothing is computed yet. A row that leaves is replaced by the last of its zone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,7 @@ class Rows:
         self.all: list[Row] = []
         self._kv = kv
         self._decoding = 0
+        self._complete = 0
         self._started = 0
 
     @property
@@ -58,7 +60,12 @@ class Rows:
     @property
     def prefilling(self) -> list[Row]:
         """Rows with a part of their prompt, or with nothing to compute before their last token."""
-        return self.all[self._decoding : self._started]
+        return self.all[self._complete : self._started]
+
+    @property
+    def running(self) -> list[Row]:
+        """All whose answer is not over."""
+        return [*self.decoding, *self.prefilling, *self.empty]
 
     @property
     def empty(self) -> list[Row]:
@@ -82,27 +89,35 @@ class Rows:
             self._started += 1
         return first
 
-    def complete(self, row: Row) -> None:
-        """A prefilling row has its prompt now, and decodes from the next step on."""
-        place, index = self._decoding, self.index(row)
-        if index != place:
-            other = self.all[place]
+    def complete(self, rows: Sequence[Row]) -> None:
+        """Prefilling rows have their prompts now, and decode from the next step on; none may be leaving."""
+        end = self._decoding + len(rows)
+        outside = [row for row in rows if self.index(row) >= end]
+        inside = [place for place in range(self._decoding, end) if self.all[place] not in rows]
+        for place, row in zip(inside, outside, strict=True):
+            index, other = self.index(row), self.all[place]
             self._kv.swap(index, place, max(row.length, other.length))
             self.all[place], self.all[index] = row, other
-        self._decoding += 1
+        self._decoding = self._complete = end
 
     def release(self, row: Row) -> None:
-        """Free a row; harmless for one that is free already."""
-        if row not in self.all:
-            return
-        hole = self.index(row)
-        if hole < self._decoding:
+        """Free a row; one that decodes keeps its place among the leaving ones until `sweep`."""
+        if row in self.decoding:
             self._decoding -= 1
-            hole = self._fill(hole, self._decoding)
-        if hole < self._started:
+            hole = self._fill(self.index(row), self._decoding)
+            self.all[hole] = row
+        elif row in self.prefilling:
             self._started -= 1
-            hole = self._fill(hole, self._started)
-        del self.all[hole]  # the rows behind are empty, so that no KV moves with them
+            del self.all[self._fill(self.index(row), self._started)]
+        elif row in self.empty:
+            self.all.remove(row)
+
+    def sweep(self) -> None:
+        """Free the places of leaving rows; prefilling rows move."""
+        while self._complete > self._decoding:
+            self._complete -= 1
+            self._started -= 1
+            del self.all[self._fill(self._complete, self._started)]
 
     def _fill(self, hole: int, last: int) -> int:
         """Move the row `last` into the hole; returns where the hole is then."""

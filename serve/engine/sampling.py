@@ -1,6 +1,7 @@
 """The next token of one answer, out of its logits."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +9,38 @@ from numpy.typing import NDArray
 from bundle.grammar import AnswerMatcher
 
 
+class Scores(NamedTuple):
+    """What the student says about the next token of one answer."""
+
+    logits: NDArray[np.float32]
+    """[vocab_size]"""
+    likeliest: int
+    top: float
+    """The likeliest token's logit."""
+    log_sum: float
+    """log Σ exp(logits - top)."""
+
+
+def scores_of(logits: NDArray[np.float32]) -> list[Scores]:
+    """The scores of many answers, [n, vocab_size] logits.
+
+    What takes a pass over all logits is computed here, for all answers in one call each: numpy lets go of the
+    interpreter in every call, and who serves HTTP takes it meanwhile.
+    """
+    likeliest = logits.argmax(axis=1)  # of numbers and NaN, the NaN
+    top = logits[np.arange(len(logits)), likeliest]
+    with np.errstate(invalid="ignore"):  # `choose_token` says so
+        log_sum = np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return list(map(Scores, logits, likeliest.tolist(), top.tolist(), log_sum.tolist()))
+
+
 def choose_token(
-    logits: NDArray[np.float32], matcher: AnswerMatcher | None, temperature: float, draws: np.random.Generator
+    scores: Scores, matcher: AnswerMatcher | None, temperature: float, draws: np.random.Generator
 ) -> tuple[int, float]:
     """The likeliest allowed token, or one that is drawn.
 
     Args:
-        logits: [vocab_size].
+        scores: of this answer.
         matcher: knows which tokens are allowed; None: every one.
         temperature: 0 takes the likeliest; above, a token is drawn from softmax(logits / temperature).
         draws: where chance comes from; one number a drawn token.
@@ -25,17 +51,16 @@ def choose_token(
     Raises:
         ValueError: a logit is not a number, or no token is allowed.
     """
-    likeliest = int(logits.argmax())
-    top = float(logits[likeliest])  # of numbers and NaN, argmax is the NaN
-    if not math.isfinite(top):
+    logits = scores.logits
+    if not math.isfinite(scores.top):
         raise ValueError("the student's logits are not finite")
     if temperature > 0:
         token = _draw(logits if matcher is None else _masked(logits, matcher), temperature, draws)
-    elif matcher is None or matcher.permits(likeliest):
-        token = likeliest
+    elif matcher is None or matcher.permits(scores.likeliest):
+        token = scores.likeliest
     else:
         token = int(_masked(logits, matcher).argmax())
-    return token, float(logits[token]) - top - math.log(np.exp(logits - top).sum())
+    return token, float(logits[token]) - scores.top - scores.log_sum
 
 
 def _masked(logits: NDArray[np.float32], matcher: AnswerMatcher) -> NDArray[np.float32]:

@@ -3,8 +3,8 @@
 The chunks of a step share a budget, so that running answers never wait long for a prompt. First chunks of prompts
 without a shared prefix are computed together, padded; a shared prefix is computed once and copied.
 
-Where the student is small, a thread of its own computes the chunks while the answers are moved on. Meanwhile no row
-moves and no array changes: what follows from both is done when both are there.
+Where the student is small, the chunks of one step are computed beside the answers (`prompt_calls`), while more steps
+move these on. Meanwhile their rows do not move, and the KV array does not change: what needs that waits for `_land`.
 
 What a request computes does not depend on its company: which of its tokens are computed as a chunk and which are
 decoded follows from the request alone (the end of its prompt, and forced ones if they are few), and neither padding
@@ -12,14 +12,14 @@ nor other rows change a bit of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from serve.engine.base import DeadlineExceeded, EngineError, FinishReason
 from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
 from serve.engine.onnx import OnnxStudent
+from serve.engine.prompt_calls import PromptCalls
 from serve.engine.rows import Row, Rows
+from serve.engine.sampling import scores_of
 from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, most_padding, next_chunk, to_copy
 from serve.engine.writing import AnswerWriter
 
@@ -52,7 +52,7 @@ class Steps:
         self._student, self._writer = student, writer
         self._outbox, self._counters = outbox, counters
         self.rows = Rows(student.kv)
-        self._beside = ThreadPoolExecutor(1, "prefill") if student.reads_beside else None
+        self._prompts = PromptCalls(student, self.rows)
         self._turn = 0
         self._try_student(0)
         shared = len(prefix) >= SHORTEST_SHARED_PREFIX and student.kv.holds([len(prefix)])
@@ -89,14 +89,19 @@ class Steps:
         try:
             self._fit({row: 1})
         except Exception as error:
-            self.rows.release(row)
+            self._free(row)
             self._fail(answering, error)
 
     def drop(self, now: float) -> None:
-        """Free the rows whose readers have left, and those whose deadline has come."""
-        for row in [row for row in self.rows.all if row.answering.is_over(now)]:
-            self.rows.release(row)
-            self.give_up(row.answering)
+        """Free the rows whose readers have left, and those whose deadline has come; not while they are computed."""
+        self._land(wait=False)
+        rows = [*self.rows.decoding, *self.rows.empty]
+        if not self._prompts.begun:
+            rows += self.rows.prefilling
+        for row in rows:
+            if row.answering.is_over(now):
+                self._free(row)
+                self.give_up(row.answering)
 
     def give_up(self, answering: Answering) -> None:
         """End a request that is over, waiting or running, before its answer is complete."""
@@ -116,32 +121,20 @@ class Steps:
     def step(self) -> None:
         """Compute chunks of prompts up to the step's budget, and feed one token to every row whose prompt is complete.
 
-        Rows with nothing left to feed choose their next token.
+        Rows with nothing left to feed choose their next token. Prompts that are computed beside them may take several
+        steps.
         """
-        calls = self._plan()
-        rows = self.rows.decoding
-        if self._beside is None or not calls or not rows:
-            self._settle(calls, self._compute(calls))
-            self._decode(self.rows.decoding)
-        else:
-            computing = self._beside.submit(self._compute, calls)
-            over = None
-            with suppress(Exception):  # tried again below, each row alone
-                over = self._next_tokens(rows)
-            self._settle(calls, computing.result())
-            if over is not None:
-                self._release(over)
-            else:
-                for row in rows:
-                    self._decode([row])
+        if not self._prompts.begun:
+            self._prompts.begin(self._plan(), beside=bool(self.rows.decoding))
+        self._land(wait=not self.rows.decoding)
+        self._decode(self.rows.decoding)
         for row in self.rows.decoding:
             if len(row.pending) >= FORCED_CHUNK:
                 self._feed(row, row.pending[:-1])
 
     def close(self) -> None:
         """Take no more steps."""
-        if self._beside is not None:
-            self._beside.shutdown()
+        self._prompts.close()
 
     def _compute_prefix(self) -> None:
         length = len(self._prefix)
@@ -181,43 +174,33 @@ class Steps:
             self._counters.cached_tokens += copied
             _advance(row, copied)
 
-    def _compute(self, calls: list[list[Row]]) -> list[Exception | None]:
-        """Compute the rows' next chunks; returns what each call failed with. Changes no row."""
-        errors: list[Exception | None] = []
-        for rows in calls:
-            chunks = [next_chunk(row) for row in rows]
-            first = self.rows.index(rows[0])
-            try:
-                if len(rows) > 1:
-                    self._student.prefill_empty(first, chunks)
-                elif chunks[0]:
-                    self._student.prefill(first, rows[0].length, chunks[0])
-                errors.append(None)
-            except Exception as error:
-                errors.append(error)
-        return errors
+    def _land(self, wait: bool) -> None:
+        """What follows from prompts that are computed; rows of a call that failed are computed each alone.
 
-    def _settle(self, calls: list[list[Row]], errors: list[Exception | None]) -> None:
-        """What follows from `_compute`; rows of a call that failed are computed each alone."""
-        outcomes = list(zip(calls, errors, strict=True))
+        Args:
+            wait: until they are.
+        """
+        outcomes = self._prompts.take(wait)
+        if self._prompts.begun:
+            return
         computed = [row for rows, error in outcomes if error is None for row in rows]
         for row in computed:  # all of them before any row moves: it moves with what it holds
             _advance(row, len(next_chunk(row)))
-        for row in computed:
-            self._have_computed(row)
+        self.rows.sweep()
+        self._have_computed(computed)
         for rows, error in outcomes:
             if error is not None and len(rows) == 1:
                 self._blame(rows[0], error)
             elif error is not None:
                 for row in rows:
                     if self._feed(row, next_chunk(row)):
-                        self._have_computed(row)
+                        self._have_computed([row])
 
-    def _have_computed(self, row: Row) -> None:
-        """A chunk of a row's prompt is in its KV row."""
-        self._take_turn(row)
-        if not next_chunk(row):
-            self.rows.complete(row)
+    def _have_computed(self, rows: Sequence[Row]) -> None:
+        """A chunk of the prompts of these rows is in their KV rows."""
+        for row in rows:
+            self._take_turn(row)
+        self.rows.complete([row for row in rows if not next_chunk(row)])
 
     def _feed(self, row: Row, tokens: list[int]) -> bool:
         """Append known tokens to one row; False when that failed, and the row is free."""
@@ -238,6 +221,7 @@ class Steps:
             self._fit(dict.fromkeys(rows, 1))
             over = self._next_tokens(rows)
         except Exception as error:
+            self._land(wait=True)
             if len(rows) == 1:
                 self._blame(rows[0], error)
             else:
@@ -251,12 +235,12 @@ class Steps:
         ids, lengths = [row.pending[0] for row in rows], [row.length for row in rows]
         logits = self._student.decode(self.rows.index(rows[0]), ids, lengths)
         over: list[tuple[Row, FinishReason | Exception]] = []
-        for row, row_logits in zip(rows, logits, strict=True):
+        for row, scores in zip(rows, scores_of(logits), strict=True):
             _advance(row, 1)
             if row.pending:
                 continue
             try:
-                reason = self._writer.choose(row, row_logits)
+                reason = self._writer.choose(row, scores)
             except Exception as error:
                 over.append((row, error))
             else:
@@ -266,14 +250,24 @@ class Steps:
 
     def _release(self, over: list[tuple[Row, FinishReason | Exception]]) -> None:
         for row, why in over:
-            self.rows.release(row)
+            self._free(row)
             if isinstance(why, Exception):
                 self._fail(row.answering, why)
             else:
                 self.end(row.answering, why)
 
+    def _free(self, row: Row) -> None:
+        """Free a row; one before those that are computed when these are there."""
+        self.rows.release(row)
+        if not self._prompts.begun:
+            self.rows.sweep()
+
     def _fit(self, growing: Mapping[Row, int]) -> None:
         """Make the KV rows as long as calls need that append so many tokens to each of these rows."""
+        if self._prompts.begun:
+            if max(row.length + tokens for row, tokens in growing.items()) <= self._student.kv.capacity:
+                return
+            self._land(wait=True)
         lengths = [row.length for row in self.rows.all]
         needed = max(1, *lengths, *(row.length + tokens for row, tokens in growing.items()))
         self._student.fit(lengths, needed, max(needed, *(row.reserved for row in self.rows.all)))
@@ -285,7 +279,7 @@ class Steps:
             StudentBroken: it does not.
         """
         self._try_student(self.rows.index(row))
-        self.rows.release(row)
+        self._free(row)
         self._fail(row.answering, error)
 
     def _try_student(self, kv_row: int) -> None:

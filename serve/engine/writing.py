@@ -4,14 +4,13 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bundle.grammar import AnswerGrammar
 from serve.engine.base import EngineError, FinishReason, GenerationRequest, Token
 from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
 from serve.engine.rows import Row
-from serve.engine.sampling import choose_token
+from serve.engine.sampling import Scores, choose_token
 
 
 class AnswerWriter:
@@ -62,7 +61,7 @@ class AnswerWriter:
         self._counters.prompt_tokens += len(request.prompt_ids)
         return row, self._force(row, opening)
 
-    def choose(self, row: Row, logits: NDArray[np.float32]) -> FinishReason | None:
+    def choose(self, row: Row, scores: Scores) -> FinishReason | None:
         """Write the next token, and what the grammar forces after it; they are then the row's pending ones.
 
         Returns:
@@ -72,7 +71,7 @@ class AnswerWriter:
             ValueError: the logits are not finite, or no token is allowed.
         """
         request, timeline = row.answering.request, row.answering.timeline
-        token, logprob = choose_token(logits, row.matcher, request.temperature, row.draws)
+        token, logprob = choose_token(scores, row.matcher, request.temperature, row.draws)
         if row.matcher is not None:
             row.matcher.consume(token)
         if timeline.first_token is None:

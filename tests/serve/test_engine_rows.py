@@ -12,13 +12,13 @@ from bundle.manifest import Bundle
 from serve.engine.base import EngineUnavailable, GenerationRequest
 from serve.engine.delivery import Answering
 from serve.engine.devices import open_on_cpu
-from serve.engine.kv import ROW_STEP, KvCache
+from serve.engine.kv import PATIENCE, ROW_STEP, KvCache
 from serve.engine.rows import Row, Rows
 from serve.engine.scheduling import PREFILL_CHUNK, calls_of_a_step, most_padding, next_chunk
 
 CONTEXT = 1000
 SLOTS = 5
-MOVES = ("add", "start", "start", "grow", "grow", "complete", "complete", "release", "fit")
+MOVES = ("add", "start", "start", "grow", "grow", "complete", "complete", "release", "sweep", "fit")
 
 
 @pytest.fixture(scope="module")
@@ -50,35 +50,55 @@ async def test_every_row_keeps_its_content_and_every_zone_its_rows(
             more = min(1 + 7 * choice, CONTEXT - pick.length)
             kv.fit([row.length for row in rows.all], max(pick.length + more, *(r.length for r in rows.all)), CONTEXT)
             mark = next(marks)
-            for array in kv._arrays.values():
-                array[rows.index(pick), :, pick.length : pick.length + more] = mark
+            kv._array[:, rows.index(pick), :, pick.length : pick.length + more] = mark
             written[pick] += [mark] * more
             pick.length += more
         elif move == "complete" and pick in rows.prefilling:
-            rows.complete(pick)
-            zone[pick] = "decoding"
-        elif move == "release" and pick is not None:
+            several = [row for row in rows.prefilling if row is pick or choice % 2]
+            rows.sweep()
+            rows.complete(several)
+            zone |= dict.fromkeys(several, "decoding")
+        elif move == "release" and pick in rows.running:
+            beside = {row: rows.index(row) for row in rows.prefilling}
             rows.release(pick)
             rows.release(pick)  # twice is harmless
-            del zone[pick]
+            if zone.pop(pick) != "prefilling":
+                assert beside == {row: rows.index(row) for row in rows.prefilling}, "prompts are computed there"
+        elif move == "sweep":
+            rows.sweep()
+            assert rows.all == rows.running
         elif move == "fit" and rows.all:
             kv.fit([row.length for row in rows.all], max(row.length for row in rows.all) or 1, CONTEXT)
         assert {row: name for name in ("decoding", "prefilling", "empty") for row in getattr(rows, name)} == zone
-        assert rows.decoding + rows.prefilling + rows.empty == rows.all
-        for index, row in enumerate(rows.all):
-            for array in kv._arrays.values():
-                assert (array[index, :, : row.length] == np.array(written[row]).reshape(1, -1, 1)).all()
+        assert rows.decoding + rows.prefilling + rows.empty == rows.running
+        for row in rows.running:
+            held = kv._array[:, rows.index(row), :, : row.length]
+            assert (held == np.array(written[row]).reshape(1, 1, -1, 1)).all()
 
 
-def test_arrays_are_as_long_as_needed_and_shrink_again(session: object) -> None:
+def fit_for_a_while(kv: KvCache, lengths: list[int], needed: int, reserved: int) -> None:
+    for _ in range(PATIENCE + 1):
+        kv.fit(lengths, needed, reserved)
+
+
+def test_rows_are_as_long_as_needed_and_shrink_again(session: object) -> None:
     kv = KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=4096, context=4096)
     seen = [kv.capacity]
     for needed, reserved in ((10, 4096), (300, 4096), (600, 700), (2000, 4096), (600, 4096), (100, 4096), (100, 200)):
-        kv.fit([5], needed, reserved)
+        fit_for_a_while(kv, [5], needed, reserved)
         assert needed <= kv.capacity <= max(kv.row_size(reserved), ROW_STEP)
-        assert next(iter(kv._arrays.values())).shape == (min(4, 4096 // kv.capacity), 2, kv.capacity, 16)
+        assert kv._array.shape[1:] == (min(4, 4096 // kv.capacity), 2, kv.capacity, 16)
         seen.append(kv.capacity)
     assert seen == [256, 256, 512, 768, 2048, 2048, 512, 256]
+
+
+def test_rows_stay_as_long_as_they_are_while_long_ones_come_again(session: object) -> None:
+    """A copy of all rows takes longer than a step."""
+    kv = KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=4096, context=1024)
+    assert kv.fit([5], 1000, 1000)
+    for _ in range(3):
+        assert not any(kv.fit([5], 100, 200) for _ in range(PATIENCE - 1))
+        assert not kv.fit([5], 1000, 1000)
 
 
 def test_what_rows_took_goes_back_to_the_machine(session: object) -> None:
@@ -87,23 +107,20 @@ def test_what_rows_took_goes_back_to_the_machine(session: object) -> None:
     kv = KvCache(session, kv_heads=4, head_dim=64, slots=32, tokens=32 * 1024, context=1024)
     before = process.memory_info().rss
     for needed, reserved in ((200, 256), (500, 512)) * 3:
-        kv.fit([200] * 32, needed, reserved)
-        for array in kv._arrays.values():
-            array[:, :, :needed] = 1
-    assert sum(array.nbytes for array in kv._arrays.values()) == 64 * mib
+        fit_for_a_while(kv, [200] * 32, needed, reserved)
+        kv._array[:, :, :, :needed] = 1
+    assert kv._array.nbytes == 64 * mib
     assert process.memory_info().rss - before < 80 * mib
-    del array
-    kv.fit([0], 100, 256)
+    fit_for_a_while(kv, [0], 100, 256)
     assert process.memory_info().rss - before < 16 * mib
 
 
 def test_what_a_long_row_leaves_is_given_to_more_short_ones(session: object) -> None:
     kv = KvCache(session, kv_heads=2, head_dim=16, slots=4, tokens=1024, context=1000)
     kv.fit([0], 1000, 1000)
-    shapes = {array.shape for array in kv._arrays.values()}
+    assert kv._array.shape[1:] == (1, 2, 1000, 16)
     kv.fit([7, 0, 0], 8, 256)
-    assert shapes == {(1, 2, 1000, 16)}
-    assert {array.shape for array in kv._arrays.values()} == {(4, 2, 256, 16)}
+    assert kv._array.shape[1:] == (4, 2, 256, 16), "at once: the others have no row else"
 
 
 def test_rows_may_exist_together_if_all_fit_at_the_length_of_the_longest(session: object) -> None:

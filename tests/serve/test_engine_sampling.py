@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from serve.engine.sampling import choose_token
+from serve.engine.sampling import choose_token, scores_of
 
 VOCABULARY = 70  # not a multiple of 32
 
@@ -29,6 +29,12 @@ class OnlyThese:
         return np.isin(np.arange(VOCABULARY), list(self._tokens))
 
 
+def choose(logits: np.ndarray, *rest: object) -> tuple[int, float]:
+    """One answer's token, its scores computed beside another's."""
+    _, scores = scores_of(np.stack([logits[::-1], logits]))
+    return choose_token(scores, *rest)
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     exact = logits.astype(np.float64)
     return exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
@@ -37,10 +43,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 @settings(deadline=None)
 @given(logit_rows, allowed_sets, allowed_sets)
 def test_without_heat_it_is_the_likeliest_allowed_token(logits: np.ndarray, allowed: set[int], known: set[int]) -> None:
-    token, logprob = choose_token(logits, OnlyThese(allowed, known), 0.0, np.random.default_rng(0))
+    token, logprob = choose(logits, OnlyThese(allowed, known), 0.0, np.random.default_rng(0))
     assert token == max(sorted(allowed), key=lambda each: logits[each])
     assert math.isclose(logprob, log_softmax(logits)[token], abs_tol=1e-4), "its own probability, before the mask"
-    assert choose_token(logits, None, 0.0, np.random.default_rng(0))[0] == int(logits.argmax())
+    assert choose(logits, None, 0.0, np.random.default_rng(0))[0] == int(logits.argmax())
 
 
 @settings(deadline=None)
@@ -49,7 +55,7 @@ def test_with_heat_it_is_an_allowed_token_that_the_seed_decides(
     logits: np.ndarray, allowed: set[int], temperature: float, seed: int
 ) -> None:
     matcher = OnlyThese(allowed, known=set())
-    first, again = (choose_token(logits, matcher, temperature, np.random.default_rng(seed)) for _ in range(2))
+    first, again = (choose(logits, matcher, temperature, np.random.default_rng(seed)) for _ in range(2))
     assert first == again
     assert first[0] in allowed
     assert math.isclose(first[1], log_softmax(logits)[first[0]], abs_tol=1e-4)
@@ -58,11 +64,24 @@ def test_with_heat_it_is_an_allowed_token_that_the_seed_decides(
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     logits = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
     draws, count = np.random.default_rng(0), 20_000
-    drawn = np.bincount([choose_token(logits, None, 2.0, draws)[0] for _ in range(count)], minlength=4) / count
+    drawn = np.bincount([choose(logits, None, 2.0, draws)[0] for _ in range(count)], minlength=4) / count
     assert np.abs(drawn - np.exp(log_softmax(logits / 2))).max() < 4 * 0.5 / math.sqrt(count)
 
 
 @pytest.mark.parametrize("logits", [[np.nan, 0.0], [np.inf, 0.0]])
 def test_a_student_that_writes_no_numbers_is_an_error(logits: list[float]) -> None:
     with pytest.raises(ValueError, match="not finite"):
-        choose_token(np.array(logits, np.float32), None, 0.0, np.random.default_rng(0))
+        choose(np.array(logits, np.float32), None, 0.0, np.random.default_rng(0))
+
+
+@given(arrays(np.float32, (5, VOCABULARY), elements=st.floats(-30, 30, width=32)))
+def test_scores_do_not_depend_on_the_answers_beside(logits: np.ndarray) -> None:
+    alone = [scores_of(row[None])[0] for row in logits]
+    assert [each[1:] for each in scores_of(logits)] == [each[1:] for each in alone]
+
+
+def test_one_answer_without_numbers_does_not_spoil_another() -> None:
+    broken, sound = scores_of(np.array([[np.nan, 0.0], [1.0, 0.0]], np.float32))
+    assert choose_token(sound, None, 0.0, np.random.default_rng(0))[0] == 0
+    with pytest.raises(ValueError, match="not finite"):
+        choose_token(broken, None, 0.0, np.random.default_rng(0))

@@ -1,16 +1,17 @@
 """What one step computes, step by step and without the thread that usually takes them."""
 
 from collections.abc import Callable, Sequence
-from threading import Barrier
+from threading import Event, Timer
 
 import numpy as np
 import pytest
 
 from bundle.grammar import AnswerGrammar
 from bundle.manifest import Bundle
-from serve.engine.base import GenerationRequest
+from serve.engine.base import GenerationRequest, Token
 from serve.engine.counters import Counters
 from serve.engine.delivery import Answering, Outbox
+from serve.engine.kv import ROW_STEP
 from serve.engine.onnx import OnnxStudent
 from serve.engine.scheduling import PREFILL_CHUNK
 from serve.engine.steps import FORCED_CHUNK, PREFILL_TOKENS_PER_STEP, Steps
@@ -46,11 +47,16 @@ class Driven(Steps):
 
     student: RecordingStudent
 
-    def ask(self, length: int, seed: int = 0, prefix: tuple[int, ...] = ()) -> Answering:
+    def ask(self, length: int, seed: int = 0, prefix: tuple[int, ...] = (), max_tokens: int | None = None) -> Answering:
         """Admit a prompt of random tokens after a prefix."""
-        answering = Answering(GenerationRequest(prefix + random_ids(seed, length), constrained=False))
+        ids = prefix + random_ids(seed, length)
+        answering = Answering(GenerationRequest(ids, constrained=False, max_tokens=max_tokens))
         self.admit(answering)
         return answering
+
+    def answer(self, answering: Answering) -> list[int]:
+        """The tokens so far."""
+        return [item.id for item in self._outbox.items.get(answering, ()) if isinstance(item, Token)]
 
     def take(self) -> list[Call]:
         """Take one step; returns its calls."""
@@ -100,39 +106,97 @@ async def test_long_prompts_hold_up_neither_a_short_one_nor_a_running_answer(
     assert all(first_tokens[long] >= 5 for long in longs), "3 x 900 tokens, 512 a step"
 
 
-async def test_a_small_students_prompts_are_computed_beside_its_answers(
+class Gate:
+    """Prompts of a student are computed only while it is open."""
+
+    def __init__(self, student: RecordingStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = Event()
+        for name in ("prefill", "prefill_empty"):
+            monkeypatch.setattr(student, name, self._guard(getattr(student, name)))
+
+    def _guard(self, call: Callable[..., None]) -> Callable[..., None]:
+        def wait_and_call(*arguments: object) -> None:
+            assert self._open.wait(timeout=30)
+            call(*arguments)
+
+        return wait_and_call
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_a_small_students_answers_go_on_while_prompts_are_computed(
     make_steps: Callable[..., Driven], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_turns, beside = make_steps(), make_steps(threads=2)
-    for steps in (in_turns, beside):
-        running, long = steps.ask(5), steps.ask(900)
-        steps.take()  # the answer's prompt, and the long one's first chunk
-        if steps is beside:
-            both = Barrier(2, timeout=30)  # broken, unless two calls wait at the same time
-            for name in ("prefill", "decode"):
-                monkeypatch.setattr(steps.student, name, meeting(both, getattr(steps.student, name)))
-        assert sorted(steps.take()) == [("decode", [1]), ("prefill", [PREFILL_CHUNK])]
-        monkeypatch.undo()
-        for _ in range(6):
+    """Two of them end meanwhile, in rows before those that are being computed."""
+    answers = []
+    for threads in (1, 2):
+        steps = make_steps(threads=threads)
+        running = [steps.ask(5 + n, n, max_tokens=4 + 3 * n) for n in range(3)]
+        steps.take()
+        late = [steps.ask(length, length, max_tokens=6) for length in (30, 40, 700)]
+        if threads == 2:
+            gate = Gate(steps.student, monkeypatch)
+            for number in range(7):
+                assert steps.take() == [("decode", [1] * sum(2 + number <= 4 + 3 * n for n in range(3)))]
+            assert [len(steps.answer(each)) for each in (*running, *late)] == [4, 7, 8, 0, 0, 0]
+            assert [row.answering for row in steps.rows.running] == [running[2], *late]
+            gate.open()
+        while steps.rows.all:
             steps.take()
-        assert running.written == 8
-        assert long.written == (5 if steps is in_turns else 4), "from the step on in which its prompt is complete"
+        answers.append([steps.answer(each) for each in (*running, *late)])
         steps.close()
+    assert [len(answer) for answer in answers[0]] == [4, 7, 10, 6, 6, 6]
+    assert answers[0] == answers[1]
 
 
-def meeting(barrier: Barrier, call: Callable[..., object]) -> Callable[..., object]:
-    def wait_and_call(*arguments: object) -> object:
-        barrier.wait()
-        return call(*arguments)
+async def test_an_answer_that_needs_a_longer_row_waits_for_the_prompts_that_are_computed(
+    make_steps: Callable[..., Driven], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    for threads in (1, 2):
+        steps = make_steps(threads=threads)
+        running = [steps.ask(ROW_STEP - 3 + n, n, max_tokens=9) for n in range(2)]
+        steps.take()
+        late = steps.ask(40, 9, max_tokens=6)
+        if threads == 2:
+            gate = Gate(steps.student, monkeypatch)
+            steps.take()
+            opening = Timer(0.2, gate.open)
+            opening.start()
+        while steps.rows.all:
+            steps.take()
+        answers.append([steps.answer(each) for each in (*running, late)])
+        steps.close()
+    assert [len(answer) for answer in answers[0]] == [9, 9, 6]
+    assert answers[0] == answers[1]
 
-    return wait_and_call
+
+async def test_who_left_is_gone_before_more_of_a_prompt_is_computed(
+    make_steps: Callable[..., Driven], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = make_steps(threads=2)
+    running, long = steps.ask(5), steps.ask(900)
+    steps.take()
+    gate = Gate(steps.student, monkeypatch)
+    steps.take()
+    long.left = True
+    assert steps.take() == [("decode", [1])]
+    gate.open()
+    calls = []
+    while long.timeline.finished is None:
+        calls += steps.take()
+    calls += steps.take()
+    assert [tokens for name, tokens in calls if name == "prefill"] in ([[PREFILL_CHUNK]], []), "the one that waited"
+    assert [row.answering for row in steps.rows.all] == [running]
+    steps.close()
 
 
 async def test_prompts_of_like_length_are_begun_in_one_call(make_steps: Callable[..., Driven]) -> None:
     steps = make_steps()
     for seed, length in enumerate((60, 50, 55, 200)):
         steps.ask(length, seed)
-    assert steps.take() == [("prefill_empty", [59, 49, 54]), ("prefill", [199]), ("decode", [1] * 4)]
+    assert steps.take() == [("prefill_empty", [59, 54, 49]), ("prefill", [199]), ("decode", [1] * 4)]
 
 
 async def test_a_shared_prefix_is_computed_once(make_steps: Callable[..., Driven]) -> None:
