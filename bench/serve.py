@@ -12,6 +12,7 @@ machine that does nothing else.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -59,18 +60,23 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ", ".join(peer.name for peer in PEERS)
     parser.add_argument(
         "--model", nargs="+", default=["runs/nano/bundle"], help=f"bundles, and {RANDOM}: random weights of that shape"
     )
-    parser.add_argument("--peers", type=_peers, default=PEERS, help=f"of {names}; a prefix takes all that begin so")
-    parser.add_argument("--concurrency", type=_numbers, default=[1, 8, 32, 128], help="clients, as 1,8,32")
+    add_peer_options(parser, clients=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=10.0, help="for each number of clients")
+    return parser.parse_args()
+
+
+def add_peer_options(parser: argparse.ArgumentParser, clients: Sequence[int]) -> None:
+    """Who is measured, where they are, and with how many clients."""
+    names = ", ".join(peer.name for peer in PEERS)
+    parser.add_argument("--peers", type=_peers, default=PEERS, help=f"of {names}; a prefix takes all that begin so")
+    parser.add_argument("--concurrency", type=_numbers, default=clients, help="clients, as 1,8,32")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=PATH", help="another place for one")
     parser.add_argument("--envs", type=Path, default=Path("runs/bench-peers"), help="where the other peers' are")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-serve"), help="for checkpoints and results")
     parser.add_argument("--write-docs", action="store_true", help="write the results into docs/ instead")
-    return parser.parse_args()
 
 
 def _peers(text: str) -> list[Peer]:
@@ -95,7 +101,7 @@ def _measured(model: Model, options: argparse.Namespace) -> list[Measured]:
     for peer in options.peers:
         if model.random and peer.name == "ours":
             continue  # random weights hardly end an analysis, so its length would say more than its speed
-        python = _python(peer, options)
+        python = interpreter_of(peer, options)
         print(f"{model.name}: {peer.title}", file=sys.stderr, flush=True)
         try:
             if not python.with_name(peer.needs).exists():
@@ -108,7 +114,8 @@ def _measured(model: Model, options: argparse.Namespace) -> list[Measured]:
     return results
 
 
-def _python(peer: Peer, options: argparse.Namespace) -> Path:
+def interpreter_of(peer: Peer, options: argparse.Namespace) -> Path:
+    """The Python that a peer is installed for."""
     if peer.environment == "ours":
         return Path(sys.executable)
     named = dict(each.split("=", 1) for each in options.env)
