@@ -1,7 +1,6 @@
 """The calls that compute chunks of prompts: at once, or in a thread of their own beside the answers.
 
-A decode step that waited for prompts would leave a core idle, and so would prompts that waited for it: one of them is
-always the longer. Beside, they take as many steps as they need.
+Beside, they take as many steps as they need. If a step waited for both, the longer of the two would leave a core idle.
 """
 
 from collections.abc import Sequence

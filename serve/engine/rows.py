@@ -1,10 +1,12 @@
 """Which request owns which KV row.
 
-    | decoding …  | prefilling … | empty … |
-      0            .decoding      .started
+    | decoding … | leaving … | prefilling … | empty … |
+      0           ._decoding  ._complete     ._started
 
 A call reads rows that lie side by side, so rows are kept in this order: those whose prompt is complete, those whose
-prompt is begun, and those of which nothing is computed yet. A row that leaves is replaced by the last of its zone.
+answer is, those whose prompt is begun, and those of which nothing is computed yet. A row that leaves is replaced by the
+last of its zone. While prompts are computed beside the answers their rows must not move: what leaves before them keeps
+its place until `sweep`.
 """
 
 from collections.abc import Sequence

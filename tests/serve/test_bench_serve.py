@@ -10,10 +10,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from bench import engine, overhead
+from bench import engine, overhead, turns
 from bench.docs import write_figures
 from bench.serving.asking import complete, connections, under_load
-from bench.serving.measure import Measured, measure
+from bench.serving.measure import Measured, encoded, measure
 from bench.serving.models import Model
 from bench.serving.peer import Peer
 from bench.serving.peers.ours import OurCompletions, Ours
@@ -63,6 +63,18 @@ def test_our_server_is_measured_through_completions_as_peers_are(model: Model) -
     assert load.answers > 0 and load.failures == 0
     assert load.latency_p50 >= load.first_text_p50 > 0
     assert measured.api == [] and measured.project is None
+
+
+def test_servers_are_measured_in_turns_by_the_time_of_the_same_questions(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "WARM_UP", 2)
+    peer = OurCompletions()
+    bodies = [encoded(peer, model, question) for question in _questions(8)]
+    seconds = turns.seconds_of(peer, model, Path(sys.executable), [bodies, bodies], [1, 4])
+    assert len(seconds) == 2 and min(seconds) > 0
+    table = turns.as_markdown({("ours", 4): [2.0, 1.0, 4.0]}, functions=8)
+    assert table.splitlines()[-1] == "| ours | 4 | 4.0 | 2.0 to 8.0 |"
 
 
 class _Counting(SteppedEngine):
