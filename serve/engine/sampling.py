@@ -1,12 +1,16 @@
 """The next token of one answer, out of its logits."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.grammar import AnswerMatcher
+
+CACHED_LOGITS = 2**17
+"""So many stay in a core's cache from one pass over them to the next."""
 
 
 class Scores(NamedTuple):
@@ -24,14 +28,19 @@ class Scores(NamedTuple):
 def scores_of(logits: NDArray[np.float32]) -> list[Scores]:
     """The scores of many answers, [n, vocab_size] logits.
 
-    What takes a pass over all logits is computed here, for all answers in one call each: numpy lets go of the
-    interpreter in every call, and who serves HTTP takes it meanwhile.
+    What takes a pass over all logits is computed here, for many answers in one call: numpy lets go of the interpreter
+    in every call, and who serves HTTP takes it meanwhile.
     """
+    rows = max(1, CACHED_LOGITS // logits.shape[1])
+    return [scores for first in range(0, len(logits), rows) for scores in _scores_of(logits[first : first + rows])]
+
+
+def _scores_of(logits: NDArray[np.float32]) -> Iterable[Scores]:
     likeliest = logits.argmax(axis=1)  # of numbers and NaN, the NaN
     top = logits[np.arange(len(logits)), likeliest]
     with np.errstate(invalid="ignore"):  # `choose_token` says so
         log_sum = np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return list(map(Scores, logits, likeliest.tolist(), top.tolist(), log_sum.tolist()))
+    return map(Scores, logits, likeliest.tolist(), top.tolist(), log_sum.tolist())
 
 
 def choose_token(

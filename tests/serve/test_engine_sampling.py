@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from serve.engine import sampling
 from serve.engine.sampling import choose_token, scores_of
 
 VOCABULARY = 70  # not a multiple of 32
@@ -77,7 +78,11 @@ def test_a_student_that_writes_no_numbers_is_an_error(logits: list[float]) -> No
 @given(arrays(np.float32, (5, VOCABULARY), elements=st.floats(-30, 30, width=32)))
 def test_scores_do_not_depend_on_the_answers_beside(logits: np.ndarray) -> None:
     alone = [scores_of(row[None])[0] for row in logits]
-    assert [each[1:] for each in scores_of(logits)] == [each[1:] for each in alone]
+    for together in (1, 2, 5):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "CACHED_LOGITS", together * VOCABULARY)
+            assert [each[1:] for each in scores_of(logits)] == [each[1:] for each in alone]
+            assert all((each.logits == row).all() for each, row in zip(scores_of(logits), logits, strict=True))
 
 
 def test_one_answer_without_numbers_does_not_spoil_another() -> None:
