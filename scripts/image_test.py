@@ -68,6 +68,8 @@ def running(docker: Docker, image: str, *options: str) -> Iterator[tuple[str, fl
     """A server in a container, as restricted as in the cluster: its id, and the seconds until it was ready."""
     restricted = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     address = ["--network", "host", "--env", f"DEEPCODE_HOST={ADDRESS}", "--env", f"DEEPCODE_PORT={PORT}"]
+    if is_ready():
+        raise RuntimeError(f"another server answers at {ADDRESS}:{PORT}, where the image's is to be: stop that one")
     began = time.monotonic()
     container = docker.ask("run", "--detach", "--memory", "512m", *restricted, *address, *options, image)
     try:
