@@ -33,11 +33,10 @@ from serve.analysis.loading import load_prompt
 from serve.engine import onnx, scheduling, steps
 from serve.engine.base import GenerationRequest
 from serve.engine.batching import BatchingEngine
-from serve.engine.steps import Steps
 
 COMMAND = "python -m bench.engine models/nano --write-docs"
 NEVER = 10**9
-_land = Steps._land
+_land = steps.Steps._land
 
 
 class Lever(NamedTuple):
@@ -65,7 +64,7 @@ LEVERS = {
     ),
     "answers wait for the prompts beside them": Lever(
         "nothing at 1 client, -20% from 8 on: a step takes as long as the slower of the two",
-        (Steps, "_land", lambda steps, wait: _land(steps, wait=True)),
+        (steps.Steps, "_land", lambda engine, wait: _land(engine, wait=True)),
     ),
     "prompts begun singly": Lever(
         "nothing at 1 client, -5% from 8 on: each prompt pays for a call", (scheduling, "MOST_PADDING", -1.0)

@@ -19,7 +19,7 @@ from statistics import median
 
 from bench.docs import DOCS, write_figures
 from bench.serve import add_peer_options, interpreter_of
-from bench.serving.asking import Answered, complete, connections
+from bench.serving.asking import ask_all, complete, connections
 from bench.serving.measure import encoded
 from bench.serving.models import Model, load_model
 from bench.serving.peer import Peer, running
@@ -35,7 +35,6 @@ def seconds_of(
 ) -> list[float]:
     """Start a peer, and have so many clients ask all of their questions; seconds for each number of clients."""
     with running(peer, model, peer.prepare(model, python), python) as server:
-        server.answered()
         return asyncio.run(_ask_all(peer, server.url, questions, clients))
 
 
@@ -44,24 +43,11 @@ async def _ask_all(peer: Peer, url: str, questions: Sequence[Sequence[bytes]], c
     async with connections(max(clients), peer.keeps_connections) as session:
         ask = partial(complete, session, url + peer.path)
         for bodies, count in zip(questions, clients, strict=True):
-            await _all(ask, bodies[:WARM_UP], count)
+            await ask_all(ask, bodies[:WARM_UP], count)
             begun = time.perf_counter()
-            await _all(ask, bodies[WARM_UP:], count)
+            await ask_all(ask, bodies[WARM_UP:], count)
             taken.append(time.perf_counter() - begun)
     return taken
-
-
-async def _all(ask: partial, bodies: Sequence[bytes], clients: int) -> list[Answered]:
-    remaining, answers = iter(bodies), []
-
-    async def client() -> None:
-        for body in remaining:
-            answers.append(await ask(body))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(client())
-    return answers
 
 
 def as_markdown(taken: dict[tuple[str, int], list[float]], functions: int) -> str:
@@ -87,10 +73,12 @@ def main() -> None:
     functions = Workload(model.bundle).functions()
     each = WARM_UP + options.functions
     shares = [functions[place * each : (place + 1) * each] for place in range(len(options.concurrency))]
+    asked = {
+        peer: [[encoded(peer, model, question) for question in share] for share in shares] for peer in options.peers
+    }
     taken: dict[tuple[str, int], list[float]] = defaultdict(list)
     for number in range(options.rounds):
-        for peer in options.peers:
-            questions = [[encoded(peer, model, question) for question in share] for share in shares]
+        for peer, questions in asked.items():
             seconds = seconds_of(peer, model, interpreter_of(peer, options), questions, options.concurrency)
             for count, spent in zip(options.concurrency, seconds, strict=True):
                 taken[peer.title, count].append(spent)

@@ -125,6 +125,23 @@ async def analyze_batch(session: aiohttp.ClientSession, url: str, files: Mapping
         raise aiohttp.ClientPayloadError(f"a batch of {len(items)} files was answered with {reports} reports")
 
 
+async def ask_all(ask: Callable[[bytes], Awaitable[Answered]], bodies: Iterable[bytes], clients: int) -> None:
+    """Let `clients` ask one thing after another, until all have been answered.
+
+    Raises:
+        ExceptionGroup: one was not.
+    """
+    remaining = iter(bodies)
+
+    async def client() -> None:
+        for body in remaining:
+            await ask(body)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+
+
 async def under_load(
     ask: Callable[[bytes], Awaitable[Answered]], bodies: Iterable[bytes], clients: int, seconds: float
 ) -> Load:

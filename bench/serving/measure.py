@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 import msgspec
 
-from bench.serving.asking import Load, analyze, analyze_batch, complete, connections, under_load
+from bench.serving.asking import Load, analyze, analyze_batch, ask_all, complete, connections, under_load
 from bench.serving.models import Model
 from bench.serving.peer import Peer, PeerFailed, Running, running
 from bench.serving.peers.ours import Ours
@@ -172,12 +172,5 @@ async def _as_batch(session: aiohttp.ClientSession, url: str, project: Project) 
 
 
 async def _as_completions(peer: Peer, model: Model, session: aiohttp.ClientSession, url: str, project: Project) -> None:
-    remaining = iter([encoded(peer, model, question) for question in project.questions])
-
-    async def client() -> None:
-        for body in remaining:
-            await complete(session, url + peer.path, body)
-
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(PROJECT_CLIENTS):
-            clients.create_task(client())
+    bodies = [encoded(peer, model, question) for question in project.questions]
+    await ask_all(partial(complete, session, url + peer.path), bodies, PROJECT_CLIENTS)

@@ -66,8 +66,8 @@ def _begins_empty(row: Row) -> bool:
 def _begun_together(rows: Sequence[Row], budget: int, padding: float) -> list[Row]:
     """The first of the rows, and those most like it that fit into one padded call; it alone may exceed the budget."""
     together = [rows[0]]
-    width = total = len(next_chunk(rows[0]))
-    for row in sorted(rows[1:], key=lambda row: abs(len(next_chunk(row)) - len(next_chunk(rows[0])))):
+    width = total = first = len(next_chunk(rows[0]))
+    for row in sorted(rows[1:], key=lambda row: abs(len(next_chunk(row)) - first)):
         chunk = len(next_chunk(row))
         computed = max(width, chunk) * (len(together) + 1)
         if computed <= budget and total + chunk >= (1 - padding) * computed:

@@ -221,7 +221,7 @@ class Steps:
             self._fit(dict.fromkeys(rows, 1))
             over = self._next_tokens(rows)
         except Exception as error:
-            self._land(wait=True)
+            self._land(wait=True)  # who is to blame is found out while nothing else computes
             if len(rows) == 1:
                 self._blame(rows[0], error)
             else:
@@ -257,7 +257,7 @@ class Steps:
                 self.end(row.answering, why)
 
     def _free(self, row: Row) -> None:
-        """Free a row; one before those that are computed when these are there."""
+        """Free a row; its place too, or, where prompts behind it are being computed, once they are."""
         self.rows.release(row)
         if not self._prompts.begun:
             self.rows.sweep()
