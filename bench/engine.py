@@ -66,6 +66,10 @@ LEVERS = {
         "nothing at 1 client, -20% from 8 on: a step takes as long as the slower of the two",
         (steps.Steps, "_land", lambda engine, wait: _land(engine, wait=True)),
     ),
+    "attention in tiles": Lever(
+        "-5% at 1 client, -10% from 8 on: attention is half of prompts and of answers, and a fifth of it is saved",
+        (onnx, "UNTILED_PARAMETERS", 0),
+    ),
     "prompts begun singly": Lever(
         "nothing at 1 client, -5% from 8 on: each prompt pays for a call", (scheduling, "MOST_PADDING", -1.0)
     ),

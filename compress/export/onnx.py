@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from bundle.manifest import MODEL_GRAPH
 from compress.errors import StageError
+from compress.export.onnx_attention import fold_scale
 from compress.export.onnx_int8 import write_in_8_bits, write_prefill
 from compress.recipe import Cuda, Onnx
 from compress.student import head_dimension
@@ -28,7 +29,8 @@ def export_onnx(checkpoint: Path, options: Onnx, out: Path, examples: Sequence[S
     """Write model.onnx (and model.onnx.data) into `out`, and prefill.onnx likewise where `options` ask for it.
 
     Inputs are input_ids, attention_mask and past_key_values.N.key|value [B, kv_heads, T, head_dim]; outputs
-    are the last position's logits and present.N.key|value. Weights are MatMulNBits blocks of 4 bits, and by
+    are the last position's logits and present.N.key|value, whose keys carry the attention's scale
+    (`compress.export.onnx_attention`). Weights are MatMulNBits blocks of 4 bits, and by
     choice of 8 in the head; activations are quantised row by row (accuracy_level 4), so that a row's result
     does not depend on the batch it is in. That holds for 8 bits too; `compress.export.onnx_int8` says what is in them.
 
@@ -46,10 +48,11 @@ def export_onnx(checkpoint: Path, options: Onnx, out: Path, examples: Sequence[S
         built = Path(scratch) / "built"
         precision = "fp32" if options.precision == "fp32" else "int4"  # what becomes 8 bits later is built in 4
         _build(checkpoint, "cpu", precision, options, built)
+        head_dim = head_dimension(AutoConfig.from_pretrained(checkpoint))
+        fold_scale(built / MODEL_GRAPH, head_dim)
         if options.in_8_bits:
             full = Path(scratch) / "full"
             _build(checkpoint, "cpu", "fp32", options, full)
-            head_dim = head_dimension(AutoConfig.from_pretrained(checkpoint))
             if options.prefill is not None:
                 write_prefill(built / MODEL_GRAPH, full / MODEL_GRAPH, head_dim, examples)
             else:

@@ -1,6 +1,7 @@
 """Where the student runs: which execution provider of ONNX Runtime, and whose arrays hold its KV cache."""
 
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -17,8 +18,16 @@ CUDA = "CUDAExecutionProvider"
 log = logging.getLogger(__name__)
 
 
-def open_on_cpu(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph. `threads` are what a step may use; 0 lets ONNX Runtime take every core."""
+def open_on_cpu(graph: Path, threads: int, tiled: bool) -> onnxruntime.InferenceSession:
+    """Load a graph.
+
+    Args:
+        graph: the file.
+        threads: what a step may use; 0 lets ONNX Runtime take every core.
+        tiled: attention never holds more than a tile of its scores, which long contexts need. It is slower where a step
+            has one token of each answer: what ONNX Runtime's tiles do then is compiled for SSE.
+    """
+    os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = str(int(not tiled))  # read while a graph is loaded
     return onnxruntime.InferenceSession(str(graph), _options(threads), providers=["CPUExecutionProvider"])
 
 

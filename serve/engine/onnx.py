@@ -24,6 +24,8 @@ from serve.engine.kv import KvCache
 
 SMALL_PARAMETERS = 10_000_000
 """So few make matrices so small that a call's second thread mostly waits for the first."""
+UNTILED_PARAMETERS = 10_000_000
+"""Of so few, attention is a large part of the work, and heads and contexts that are few and short need no tiles."""
 
 
 class OnnxStudent:
@@ -57,9 +59,10 @@ class OnnxStudent:
             folder = bundle.export_folder("onnx")
             reads = (folder / PREFILL_GRAPH).is_file()
             self.reads_beside = reads and shape.parameters <= SMALL_PARAMETERS and (threads or os.cpu_count() or 1) > 1
+            tiled = shape.parameters > UNTILED_PARAMETERS
             threads = 1 if self.reads_beside else threads
-            self._session = open_on_cpu(folder / MODEL_GRAPH, threads)
-            self._prompts = open_on_cpu(folder / PREFILL_GRAPH, threads) if reads else self._session
+            self._session = open_on_cpu(folder / MODEL_GRAPH, threads, tiled)
+            self._prompts = open_on_cpu(folder / PREFILL_GRAPH, threads, tiled) if reads else self._session
         else:
             self._session = self._prompts = on_cuda
         context = bundle.manifest.context_length

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from bundle.answer import parse_answer
@@ -16,6 +16,7 @@ from bundle.grammar import AnswerGrammar
 from compress.data.tokens import TokenDataset
 from compress.errors import StageError
 from compress.export.onnx import ExportError, export_onnx, export_onnx_for_cuda
+from compress.export.onnx_attention import fold_scale
 from compress.export.onnx_generate import OnnxLoop
 from compress.quantize import quantize_nf4
 from compress.recipe import Cuda, Onnx
@@ -74,6 +75,42 @@ def test_the_graph_for_cuda_in_4_bits_is_smaller_and_near(
     prompt = dataset.rows[0].ids
     logits = [OnnxLoop(folder, HEAD_DIM).read(prompt)[0] for folder in (tiny_cuda_bundle / "onnx", float_export)]
     assert np.corrcoef(*logits)[0, 1] > 0.8
+
+
+def attention_scales(graph: Path) -> list[float]:
+    model = onnx.load(graph, load_external_data=False)
+    layers = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    return [helper.get_node_attr_value(node, "scale") for node in layers]
+
+
+def test_scores_of_attention_are_not_scaled_where_the_rotary_embedding_can_carry_that(
+    float_export: Path, two_graphs: Path, tiny_cuda_bundle: Path
+) -> None:
+    """That the logits are still torch's, other tests say. CUDA's attention gains nothing by it."""
+    for graph in (float_export / "model.onnx", two_graphs / "model.onnx", two_graphs / "prefill.onnx"):
+        assert set(attention_scales(graph)) == {1.0}
+    assert set(attention_scales(tiny_cuda_bundle / "onnx" / "model.onnx")) == {HEAD_DIM**-0.5}
+
+
+@pytest.mark.parametrize("rotated", [HEAD_DIM, HEAD_DIM // 2])
+def test_a_scale_is_folded_only_where_whole_heads_are_rotated(tmp_path: Path, rotated: int) -> None:
+    """Of a head that is rotated in part, the rest would keep its old length."""
+    caches = [numpy_helper.from_array(np.full((8, rotated // 2), 2, np.float32), name) for name in ("cosines", "sines")]
+    attention = helper.make_node(
+        "GroupQueryAttention",
+        ["qkv", "", "", "past.key", "past.value", "seqlens", "total", "cosines", "sines"],
+        ["attended"],
+        domain="com.microsoft",
+        scale=0.25,
+        do_rotary=1,
+    )
+    file = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(helper.make_graph([attention], "layer", [], [], initializer=caches)), file)
+    fold_scale(file, HEAD_DIM)
+    folded = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer}
+    whole = rotated == HEAD_DIM
+    assert attention_scales(file) == [1.0 if whole else 0.25]
+    assert all((cache == (1.0 if whole else 2.0)).all() for cache in folded.values())
 
 
 def test_greedy_answers_are_torchs(float_export: Path, model, dataset: TokenDataset, tokenizer) -> None:

@@ -23,7 +23,7 @@ MOVES = ("add", "start", "start", "grow", "grow", "complete", "complete", "relea
 
 @pytest.fixture(scope="module")
 def session(bundle: Bundle) -> object:
-    return open_on_cpu(bundle.export_folder("onnx") / "model.onnx", threads=1)
+    return open_on_cpu(bundle.export_folder("onnx") / "model.onnx", threads=1, tiled=True)
 
 
 @settings(deadline=None, max_examples=50)
