@@ -78,6 +78,7 @@ class Completions:
                 seed=asked.seed or 0,
                 salt=caller.tenant,
                 deadline=time.monotonic() + self._seconds,
+                logprobs=False,
             )
             yield ""
             async with aclosing(self._writer.write(request, asked.stop_sequences, caller.spend_tokens)) as pieces:  # type: ignore[type-var]

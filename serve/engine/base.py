@@ -59,14 +59,16 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     seed: int = 0
     salt: str = ""
     """Parts of prompts that were computed before are used again only among requests of the same salt."""
+    logprobs: bool = True
+    """Somebody reads the log-probabilities of its tokens. Where nobody does an engine may leave them out, as NaN."""
 
 
 class Token(msgspec.Struct, frozen=True):
     """One token of an answer.
 
     `data` are the bytes it stands for (a token may end inside a character). `logprob` is the student's
-    own log-probability, before the grammar's mask; `forced` tokens were the only possibility, were never
-    computed, and have 0.0.
+    own log-probability, before the grammar's mask, and may be NaN if the request asks for none; `forced`
+    tokens were the only possibility, were never computed, and have 0.0.
     """
 
     id: int

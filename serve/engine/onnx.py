@@ -82,11 +82,11 @@ class OnnxStudent:
 
     def prefill_empty(self, first: int, prompts: Sequence[Sequence[int]]) -> None:
         """Begin the rows `first`, `first` + 1, … with these tokens, all in one call."""
-        held = np.array([len(prompt) for prompt in prompts])[:, None]
-        mask = np.arange(held.max()) < held
-        ids = np.zeros(mask.shape, np.int64)
-        ids[mask] = np.concatenate(prompts)
-        self._run(self._prompts, first, ids, mask.astype(np.int64))
+        mask = _ones([len(prompt) for prompt in prompts])
+        ids = np.zeros_like(mask)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self._run(self._prompts, first, ids, mask)
 
     def decode(self, first: int, ids: Sequence[int], lengths: Sequence[int]) -> NDArray[np.float32]:
         """Append one token to each of the rows `first`, `first` + 1, …; the i-th of them holds `lengths[i]` before.
@@ -94,8 +94,7 @@ class OnnxStudent:
         Returns:
             [n, vocab_size] logits after them; valid until the next call.
         """
-        held = np.array(lengths)[:, None]
-        mask = (np.arange(max(lengths) + 1) <= held).astype(np.int64)
+        mask = _ones([length + 1 for length in lengths])
         self._run(self._session, first, np.array(ids, np.int64)[:, None], mask)
         return self._logits[: len(ids), 0].astype(np.float32, copy=False)
 
@@ -113,3 +112,15 @@ class OnnxStudent:
         binding.bind_ortvalue_input("input_ids", onnxruntime.OrtValue.ortvalue_from_numpy(ids))
         binding.bind_ortvalue_input("attention_mask", onnxruntime.OrtValue.ortvalue_from_numpy(mask))
         session.run_with_iobinding(binding)
+
+
+def _ones(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """[n, longest] an attention mask: so many ones at the beginning of each row.
+
+    Row by row, because numpy lets go of the interpreter in calls for more than 500 numbers, and who serves HTTP takes
+    it for longer than this takes.
+    """
+    mask = np.zeros((len(lengths), max(lengths)), np.int64)
+    for row, length in zip(mask, lengths, strict=True):
+        row[:length] = 1
+    return mask

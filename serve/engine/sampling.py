@@ -1,7 +1,7 @@
 """The next token of one answer, out of its logits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,24 +22,33 @@ class Scores(NamedTuple):
     top: float
     """The likeliest token's logit."""
     log_sum: float
-    """log Σ exp(logits - top)."""
+    """log Σ exp(logits - top); NaN where nobody asked for it."""
 
 
-def scores_of(logits: NDArray[np.float32]) -> list[Scores]:
-    """The scores of many answers, [n, vocab_size] logits.
+def scores_of(logits: NDArray[np.float32], logprobs: Sequence[bool]) -> list[Scores]:
+    """The scores of many answers.
 
     What takes a pass over all logits is computed here, for many answers in one call: numpy lets go of the interpreter
     in every call, and who serves HTTP takes it meanwhile.
+
+    Args:
+        logits: [n, vocab_size]
+        logprobs: [n], of which answers anybody reads log-probabilities.
     """
     rows = max(1, CACHED_LOGITS // logits.shape[1])
-    return [scores for first in range(0, len(logits), rows) for scores in _scores_of(logits[first : first + rows])]
+    pieces = (slice(first, first + rows) for first in range(0, len(logits), rows))
+    return [scores for piece in pieces for scores in _scores_of(logits[piece], logprobs[piece])]
 
 
-def _scores_of(logits: NDArray[np.float32]) -> Iterable[Scores]:
+def _scores_of(logits: NDArray[np.float32], logprobs: Sequence[bool]) -> Iterable[Scores]:
     likeliest = logits.argmax(axis=1)  # of numbers and NaN, the NaN
     top = logits[np.arange(len(logits)), likeliest]
-    with np.errstate(invalid="ignore"):  # `choose_token` says so
-        log_sum = np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    log_sum = np.full_like(top, np.nan)
+    asked = np.flatnonzero(logprobs)
+    if asked.size:
+        read = logits if asked.size == len(logits) else logits[asked]
+        with np.errstate(invalid="ignore"):  # `choose_token` says so
+            log_sum[asked] = np.log(np.exp(read - top[asked, None]).sum(axis=1))
     return map(Scores, logits, likeliest.tolist(), top.tolist(), log_sum.tolist())
 
 
@@ -55,7 +64,8 @@ def choose_token(
         draws: where chance comes from; one number a drawn token.
 
     Returns:
-        The token, and the student's own log-probability of it: at temperature 1 and before the mask.
+        The token, and the student's own log-probability of it: at temperature 1 and before the mask; NaN where nobody
+        asked for it.
 
     Raises:
         ValueError: a logit is not a number, or no token is allowed.

@@ -235,7 +235,8 @@ class Steps:
         ids, lengths = [row.pending[0] for row in rows], [row.length for row in rows]
         logits = self._student.decode(self.rows.index(rows[0]), ids, lengths)
         over: list[tuple[Row, FinishReason | Exception]] = []
-        for row, scores in zip(rows, scores_of(logits), strict=True):
+        wanted = [row.answering.request.logprobs for row in rows]
+        for row, scores in zip(rows, scores_of(logits, wanted), strict=True):
             _advance(row, 1)
             if row.pending:
                 continue

@@ -32,7 +32,7 @@ class OnlyThese:
 
 def choose(logits: np.ndarray, *rest: object) -> tuple[int, float]:
     """One answer's token, its scores computed beside another's."""
-    _, scores = scores_of(np.stack([logits[::-1], logits]))
+    _, scores = scores_of(np.stack([logits[::-1], logits]), [False, True])
     return choose_token(scores, *rest)
 
 
@@ -75,18 +75,27 @@ def test_a_student_that_writes_no_numbers_is_an_error(logits: list[float]) -> No
         choose(np.array(logits, np.float32), None, 0.0, np.random.default_rng(0))
 
 
-@given(arrays(np.float32, (5, VOCABULARY), elements=st.floats(-30, 30, width=32)))
-def test_scores_do_not_depend_on_the_answers_beside(logits: np.ndarray) -> None:
-    alone = [scores_of(row[None])[0] for row in logits]
+@given(
+    arrays(np.float32, (5, VOCABULARY), elements=st.floats(-30, 30, width=32)),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+)
+def test_scores_do_not_depend_on_the_answers_beside(logits: np.ndarray, logprobs: list[bool]) -> None:
+    """Nor on what of them anybody reads."""
+    alone = [scores_of(row[None], [True])[0] for row in logits]
     for together in (1, 2, 5):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sampling, "CACHED_LOGITS", together * VOCABULARY)
-            assert [each[1:] for each in scores_of(logits)] == [each[1:] for each in alone]
-            assert all((each.logits == row).all() for each, row in zip(scores_of(logits), logits, strict=True))
+            beside = scores_of(logits, logprobs)
+        assert [each[1:3] for each in beside] == [each[1:3] for each in alone]
+        assert all((each.logits == row).all() for each, row in zip(beside, logits, strict=True))
+        assert [each.log_sum for each, read in zip(beside, logprobs, strict=True) if read] == [
+            each.log_sum for each, read in zip(alone, logprobs, strict=True) if read
+        ]
+        assert all(math.isnan(each.log_sum) for each, read in zip(beside, logprobs, strict=True) if not read)
 
 
 def test_one_answer_without_numbers_does_not_spoil_another() -> None:
-    broken, sound = scores_of(np.array([[np.nan, 0.0], [1.0, 0.0]], np.float32))
+    broken, sound = scores_of(np.array([[np.nan, 0.0], [1.0, 0.0]], np.float32), [True, True])
     assert choose_token(sound, None, 0.0, np.random.default_rng(0))[0] == 0
     with pytest.raises(ValueError, match="not finite"):
         choose_token(broken, None, 0.0, np.random.default_rng(0))
