@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.support.server_process import serving
 from tests.web.conftest import Open
@@ -59,6 +59,17 @@ def test_what_is_asked_for_is_found_and_shown_as_text(open_page: Open, url: str)
     expect(page.locator("#found > li")).to_have_count(0)
 
 
+def test_who_asks_before_the_projects_are_listed_is_answered_all_the_same(open_page: Open, url: str) -> None:
+    page = open_page(url, NO_REPORT)
+    never_answered: list[Route] = []
+    page.route("**/v1/index", lambda route: never_answered.append(route), times=1)
+    with page.expect_request("**/v1/index"):
+        page.get_by_role("tab", name="Search").click()
+    page.get_by_role("searchbox", name="Find").fill("area")
+    page.keyboard.press("Enter")
+    expect(page.locator("#found > li").first).to_contain_text("Circle.area")
+
+
 def test_the_tab_is_in_the_address_and_reached_with_the_keyboard(open_page: Open, url: str) -> None:
     page = open_page(f"{url}/#search", NO_REPORT)
     expect(page.get_by_role("searchbox", name="Find")).to_be_visible()
@@ -66,6 +77,13 @@ def test_the_tab_is_in_the_address_and_reached_with_the_keyboard(open_page: Open
     expect(page.get_by_role("button", name="Analyse", exact=True)).to_be_visible()
     page.get_by_role("tab", name="Analyse").press("ArrowRight")
     expect(page.get_by_role("searchbox", name="Find")).to_be_visible()
+
+
+def test_a_tab_reached_with_the_keyboard_lists_the_projects(open_page: Open, url: str) -> None:
+    page = open_page(url, NO_REPORT)
+    expect(page.get_by_role("tab", name="Search")).to_be_visible()
+    page.get_by_role("tab", name="Analyse").press("ArrowRight")
+    expect(page.get_by_role("combobox", name="in", exact=True)).to_contain_text("shop (3 units)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -41,7 +41,9 @@ async function listProjects() {
 
 async function search() {
   const query = at("query").value;
-  if (!query.trim() || !at("project").value) return;
+  if (!query.trim()) return;
+  if (!at("project").value) await listProjects(); // not there yet, or nothing was indexed when they were listed
+  if (!at("project").value) return;
   const request = { query, project: at("project").value };
   if (at("search-path").value) request.path = at("search-path").value;
   if (at("kind").value) request.kinds = [at("kind").value];

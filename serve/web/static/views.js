@@ -21,7 +21,7 @@ export function setUpTabs() {
       if (!step) return;
       const tabs = shown();
       const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
-      select(next);
+      next.click();
       next.focus();
     });
   }
