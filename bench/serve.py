@@ -1,12 +1,13 @@
-"""Our server beside others: the same student, the same functions, the same two cores, one after another.
+"""Our server beside others: the same student, the same functions, the same two cores, in turns.
 
     scripts/bench_peers.sh runs/bench-peers           # once: an environment for each peer
     python -m bench.serve --model runs/nano/bundle --write-docs
 
 As many clients as the concurrency says ask for one function of the standard library after another. Servers of other
-projects are asked for completions of the same prompts; ours for these and for whole analyses. What has to be made
-(checkpoints, other engines' forms of the weights) is made once, in --work, before anything is measured. Measure on a
-machine that does nothing else.
+projects are asked for completions of the same prompts; ours for these and for whole analyses. Each round measures every
+server once, and the median of the rounds counts, because a rented machine is a fifth faster or slower within minutes.
+What has to be made (checkpoints, other engines' forms of the weights) is made once, in --work, before the server that
+needs it is measured. Measure on a machine that does nothing else.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from bench.serving.models import RANDOM, Model, load_model
 from bench.serving.peer import Peer, PeerFailed
 from bench.serving.peers import PEERS
 from bench.serving.results import markdown, plot
-from bench.serving.workload import Workload
+from bench.serving.rounds import median_of
+from bench.serving.workload import Project, Question, Workload
 from bundle.manifest import BundleError
 
 CORES = 2
@@ -63,20 +65,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--model", nargs="+", default=["runs/nano/bundle"], help=f"bundles, and {RANDOM}: random weights of that shape"
     )
-    add_peer_options(parser, clients=[1, 8, 32, 128])
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each number of clients")
-    return parser.parse_args()
-
-
-def add_peer_options(parser: argparse.ArgumentParser, clients: Sequence[int]) -> None:
-    """Who is measured, where they are, and with how many clients."""
     names = ", ".join(peer.name for peer in PEERS)
     parser.add_argument("--peers", type=_peers, default=PEERS, help=f"of {names}; a prefix takes all that begin so")
-    parser.add_argument("--concurrency", type=_numbers, default=clients, help="clients, as 1,8,32")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 8, 32, 128], help="clients, as 1,8,32")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each number of clients, in each round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--env", action="append", default=[], metavar="NAME=PATH", help="another place for one")
     parser.add_argument("--envs", type=Path, default=Path("runs/bench-peers"), help="where the other peers' are")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-serve"), help="for checkpoints and results")
     parser.add_argument("--write-docs", action="store_true", help="write the results into docs/ instead")
+    return parser.parse_args()
 
 
 def _peers(text: str) -> list[Peer]:
@@ -97,24 +95,34 @@ def _measured(model: Model, options: argparse.Namespace) -> list[Measured]:
     if not model.random:
         project = workload.project()
         projects = project, workload.changed(project)
-    results = []
-    for peer in options.peers:
-        if model.random and peer.name == "ours":
-            continue  # random weights hardly end an analysis, so its length would say more than its speed
-        python = interpreter_of(peer, options)
-        print(f"{model.name}: {peer.title}", file=sys.stderr, flush=True)
-        try:
-            if not python.with_name(peer.needs).exists():
-                raise PeerFailed(f"not installed; {peer.install}")
-            result = measure(peer, model, python, functions, projects, options.concurrency, options.seconds)
-        except PeerFailed as failed:
-            print(f"{peer.title}: {failed}", file=sys.stderr)
-            result = Measured(peer.name, peer.title, absent=str(failed).splitlines()[0])
-        results.append(result)
-    return results
+    # Random weights hardly end an analysis, so that its length would say more than its speed.
+    peers = [peer for peer in options.peers if not (model.random and peer.name == "ours")]
+    rounds: dict[Peer, list[Measured]] = {peer: [] for peer in peers}
+    for number in range(options.rounds):
+        for peer in peers:
+            print(f"{model.name}, round {number + 1}: {peer.title}", file=sys.stderr, flush=True)
+            rounds[peer].append(_round(peer, model, functions, projects, options))
+    return [median_of(each) for each in rounds.values()]
 
 
-def interpreter_of(peer: Peer, options: argparse.Namespace) -> Path:
+def _round(
+    peer: Peer,
+    model: Model,
+    functions: Sequence[Question],
+    projects: tuple[Project, Project] | None,
+    options: argparse.Namespace,
+) -> Measured:
+    python = _interpreter_of(peer, options)
+    try:
+        if not python.with_name(peer.needs).exists():
+            raise PeerFailed(f"not installed; {peer.install}")
+        return measure(peer, model, python, functions, projects, options.concurrency, options.seconds)
+    except PeerFailed as failed:
+        print(f"{peer.title}: {failed}", file=sys.stderr)
+        return Measured(peer.name, peer.title, absent=str(failed).splitlines()[0])
+
+
+def _interpreter_of(peer: Peer, options: argparse.Namespace) -> Path:
     """The Python that a peer is installed for."""
     if peer.environment == "ours":
         return Path(sys.executable)

@@ -39,6 +39,8 @@ class Load(msgspec.Struct, frozen=True):
     first_text_p95: float | None
     latency_p50: float | None
     latency_p99: float | None
+    rounds: list[float] = []
+    """Where this is the median of several: the analyses/s of each, from the slowest."""
 
 
 class _Usage(msgspec.Struct):

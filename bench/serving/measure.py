@@ -71,7 +71,7 @@ def measure(
         PeerFailed: it could not be made ready, or did not start.
     """
     weights = peer.prepare(model, python)
-    bodies = [encoded(peer, model, question) for question in functions]
+    bodies = [_encoded(peer, model, question) for question in functions]
     with running(peer, model, weights, python) as server:
         loads, api = asyncio.run(_loads(peer, server, bodies, clients, seconds))
     times = None
@@ -110,7 +110,7 @@ async def _loads(
     return loads, api
 
 
-def encoded(peer: Peer, model: Model, question: Question) -> bytes:
+def _encoded(peer: Peer, model: Model, question: Question) -> bytes:
     """What a peer is sent about a question."""
     return msgspec.json.encode(peer.body(model, question))
 
@@ -172,5 +172,5 @@ async def _as_batch(session: aiohttp.ClientSession, url: str, project: Project) 
 
 
 async def _as_completions(peer: Peer, model: Model, session: aiohttp.ClientSession, url: str, project: Project) -> None:
-    bodies = [encoded(peer, model, question) for question in project.questions]
+    bodies = [_encoded(peer, model, question) for question in project.questions]
     await ask_all(partial(complete, session, url + peer.path), bodies, PROJECT_CLIENTS)

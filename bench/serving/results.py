@@ -9,12 +9,13 @@ matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
 
+from bench.serving.asking import Load
 from bench.serving.measure import LONGEST_PROJECT_SECONDS, Measured, ProjectTime
 
 MIB = 2**20
 _LOADS = (
-    "| server | clients | analyses/s | tokens/s | first text p50 / p95 ms | latency p50 / p99 ms | failed |\n"
-    "|---|---:|---:|---:|---:|---:|---:|"
+    "| server | clients | analyses/s (slowest to fastest round) | tokens/s | first text p50 / p95 ms "
+    "| latency p50 / p99 ms | failed |\n|---|---:|---:|---:|---:|---:|---:|"
 )
 
 
@@ -39,11 +40,15 @@ def _overview(results: Sequence[Measured]) -> str:
 
 def _rows(result: Measured) -> list[str]:
     return [
-        f"| {result.title} | {load.clients} | {load.analyses_per_s:.1f} | {load.tokens_per_s:.0f} "
+        f"| {result.title} | {load.clients} | {load.analyses_per_s:.1f}{_spread(load)} | {load.tokens_per_s:.0f} "
         f"| {_pair(load.first_text_p50, load.first_text_p95)} | {_pair(load.latency_p50, load.latency_p99)} "
         f"| {load.failures} |"
         for load in result.loads
     ]
+
+
+def _spread(load: Load) -> str:
+    return f" ({load.rounds[0]:.0f} to {load.rounds[-1]:.0f})" if load.rounds else ""
 
 
 def _projects(results: Sequence[Measured]) -> str:

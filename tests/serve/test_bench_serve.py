@@ -10,14 +10,15 @@ import aiohttp
 import msgspec
 import pytest
 
-from bench import engine, overhead, turns
+from bench import engine, overhead
 from bench.docs import write_figures
-from bench.serving.asking import complete, connections, under_load
-from bench.serving.measure import Measured, encoded, measure
+from bench.serving.asking import Load, complete, connections, under_load
+from bench.serving.measure import ApiTime, Measured, ProjectTime, measure
 from bench.serving.models import Model
 from bench.serving.peer import Peer
 from bench.serving.peers.ours import OurCompletions, Ours
 from bench.serving.results import markdown, plot
+from bench.serving.rounds import median_of
 from bench.serving.servers.completions import Asked, SteppedEngine, Written, serve
 from bench.serving.workload import Project, Question, Workload
 from bundle.manifest import open_bundle
@@ -65,16 +66,27 @@ def test_our_server_is_measured_through_completions_as_peers_are(model: Model) -
     assert measured.api == [] and measured.project is None
 
 
-def test_servers_are_measured_in_turns_by_the_time_of_the_same_questions(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turns, "WARM_UP", 2)
-    peer = OurCompletions()
-    bodies = [encoded(peer, model, question) for question in _questions(8)]
-    seconds = turns.seconds_of(peer, model, Path(sys.executable), [bodies, bodies], [1, 4])
-    assert len(seconds) == 2 and min(seconds) > 0
-    table = turns.as_markdown({("ours", 4): [2.0, 1.0, 4.0]}, functions=8)
-    assert table.splitlines()[-1] == "| ours | 4 | 4.0 | 2.0 to 8.0 |"
+def _measured(speed: float, changed_s: float | None = 1.0) -> Measured:
+    load = Load(32, 10, 0, speed, 2 * speed, None, None, 1 / speed, 1 / speed)
+    times = ProjectTime(units=3, cold_s=10.0, changed_s=changed_s)
+    return Measured("ours", "ours", None, speed, int(speed), [load], times, [ApiTime(32, 1.0 + speed, 1.0)])
+
+
+def test_of_several_rounds_the_median_counts_with_what_was_measured_beside_it() -> None:
+    rounds = [_measured(300.0), _measured(100.0, None), _measured(200.0, 5.0)]
+    median = median_of([*rounds, Measured("ours", "ours", absent="its port was taken")])
+    assert median.absent is None
+    (load,) = median.loads
+    assert load == msgspec.structs.replace(rounds[2].loads[0], rounds=[100.0, 200.0, 300.0])
+    assert median.start_s == 200.0 and median.api == rounds[2].api
+    assert median.peak_bytes == 300
+    assert median.project == rounds[2].project  # 2 times as fast again; 10 in the first, and too long in the second
+    assert "| ours | 32 | 200.0 (100 to 300) | 400 |" in markdown("tiny", [median])
+
+
+def test_who_is_absent_in_every_round_is_absent() -> None:
+    absent = Measured("ours", "ours", absent="not installed")
+    assert median_of([absent, absent]) == absent
 
 
 class _Counting(SteppedEngine):
