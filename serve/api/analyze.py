@@ -6,6 +6,8 @@ from typing import Any
 
 from litestar import Request, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from litestar.response import Response
 
 from bundle.manifest import Bundle
@@ -34,7 +36,10 @@ HEARTBEAT_SECONDS = 15.0
     exception_handlers=MALFORMED_JSON,
 )
 async def analyze(
-    request: Request[Any, Caller, State], data: AnalysisRequest, analyses: Analyses, admission: Admission
+    request: Request[Any, Caller, State],
+    data: JSONBody[AnalysisRequest],
+    analyses: NamedDependency[Analyses],
+    admission: NamedDependency[Admission],
 ) -> Response[Report]:
     """Cut the file into units, ask the student about each, and return checked findings with true lines.
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
+from litestar.params import JSONBody
 from litestar.response import Response
 from msgspec import Meta
 
@@ -51,7 +53,10 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exception_handlers=MALFORMED_JSON,
 )
 async def analyze_batch(
-    request: Request[Any, Caller, State], data: list[BatchItem], analyses: Analyses, admission: Admission
+    request: Request[Any, Caller, State],
+    data: JSONBody[list[BatchItem]],
+    analyses: NamedDependency[Analyses],
+    admission: NamedDependency[Admission],
 ) -> Response[Any]:
     """Every file gets its line, in the order in which they are done; a file that can not be analysed does not
     stop the others. Batches wait where interactive requests want the engine."""

@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from bundle.manifest import Bundle
 from bundle.rules import Rule
@@ -25,7 +26,11 @@ class BundleInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/v1/bundle", tags=["bundle"], summary="What this server serves")
-async def bundle_info(bundle: Bundle, analyzer: Analyzer, search_model: SearchModel | None) -> BundleInfo:
+async def bundle_info(
+    bundle: NamedDependency[Bundle],
+    analyzer: NamedDependency[Analyzer],
+    search_model: NamedDependency[SearchModel | None],
+) -> BundleInfo:
     """The bundle's identity and its rules, as they may be named in a request."""
     return BundleInfo(
         model=analyzer.model,

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from litestar import MediaType, Response, get
+from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 
 from bundle.manifest import Bundle
@@ -17,7 +18,7 @@ RESPONSES = {
 
 
 @get("/v1/bundle/report", tags=["bundle"], summary="How good the student is", responses=RESPONSES)
-async def bundle_report(bundle: Bundle) -> Response[Any]:
+async def bundle_report(bundle: NamedDependency[Bundle]) -> Response[Any]:
     """The bundle's report.json: scores with intervals, what was kept of the teacher, sizes and speeds."""
     if REPORT_FILE not in bundle.manifest.files:
         raise Problem(

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from serve.analysis.analyzer import Analyzer
 from serve.api.errors import documented, draining, engine_away, engine_failed
@@ -29,7 +30,7 @@ async def startup() -> Health:
     responses=documented(503),
     exclude_from_auth=True,
 )
-async def live(analyzer: Analyzer) -> Health:
+async def live(analyzer: NamedDependency[Analyzer]) -> Health:
     """503 only when the process should be replaced: its engine broke down."""
     _check_engine(analyzer)
     return Health()
@@ -42,7 +43,7 @@ async def live(analyzer: Analyzer) -> Health:
     responses=documented(503),
     exclude_from_auth=True,
 )
-async def ready(admission: Admission, analyzer: Analyzer) -> Health:
+async def ready(admission: NamedDependency[Admission], analyzer: NamedDependency[Analyzer]) -> Health:
     """503 while the server is stopping, while what runs its student can not be reached, and once its engine broke
     down."""
     _check_engine(analyzer)

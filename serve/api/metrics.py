@@ -6,6 +6,7 @@ An engine request is one unit of a file, or one completion.
 from collections.abc import Iterator
 
 from litestar import get
+from litestar.di import NamedDependency
 from litestar.response import Response
 from prometheus_client import (
     CollectorRegistry,
@@ -178,6 +179,6 @@ def _bound(seconds: float) -> str:
 
 
 @get("/metrics", tags=["operation"], summary="Metrics for Prometheus", media_type="text/plain")
-async def metrics_page(metrics: Metrics) -> Response[bytes]:
+async def metrics_page(metrics: NamedDependency[Metrics]) -> Response[bytes]:
     """In Prometheus' text format."""
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, get, post
 from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, Parameter
 from litestar.response import Response
 from msgspec import Meta
 
@@ -103,7 +104,7 @@ class Completions:
     opt={SPEAKS_OPENAI: True},
 )
 async def complete(
-    request: Request[Any, Caller, State], data: CompletionRequest, completions: Completions
+    request: Request[Any, Caller, State], data: JSONBody[CompletionRequest], completions: NamedDependency[Completions]
 ) -> Response[Completion]:
     """OpenAI's completions: one prompt, one answer, greedy unless a temperature is given."""
     refuse_repeated_keys(await request.body())
@@ -134,7 +135,7 @@ async def complete(
     opt={SPEAKS_OPENAI: True},
 )
 async def chat(
-    request: Request[Any, Caller, State], data: ChatRequest, completions: Completions
+    request: Request[Any, Caller, State], data: JSONBody[ChatRequest], completions: NamedDependency[Completions]
 ) -> Response[ChatCompletion]:
     """OpenAI's chat completions through the bundle's chat template. A student without one answers a single user
     message, the code of one function, with its findings as JSON."""
@@ -170,7 +171,7 @@ async def chat(
     responses=documented(401),
     opt={SPEAKS_OPENAI: True},
 )
-async def models(completions: Completions) -> ModelList:
+async def models(completions: NamedDependency[Completions]) -> ModelList:
     """There is one: the bundle's student."""
     return ModelList(data=(Model(id=completions.model),))
 
@@ -182,7 +183,9 @@ async def models(completions: Completions) -> ModelList:
     responses=documented(401, 404),
     opt={SPEAKS_OPENAI: True},
 )
-async def one_model(model: Annotated[str, Parameter(), Meta(max_length=512)], completions: Completions) -> Model:
+async def one_model(
+    model: Annotated[str, Parameter(), Meta(max_length=512)], completions: NamedDependency[Completions]
+) -> Model:
     """404 for any but the one that is served."""
     completions.check_model(model)
     return Model(id=model)

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.di import NamedDependency, Provide
+from litestar.params import JSONBody, Parameter
 
 from serve.api.bodies import refuse_repeated_keys
 from serve.api.errors import MALFORMED_JSON, Problem, documented
@@ -35,7 +35,10 @@ ProjectName = Annotated[str, Parameter(pattern=PROJECT_PATTERN)]
     exception_handlers=MALFORMED_JSON,
 )
 async def index_files(
-    request: Request[Any, Caller, State], data: IndexRequest, search: CodeSearch, admission: Admission
+    request: Request[Any, Caller, State],
+    data: JSONBody[IndexRequest],
+    search: NamedDependency[CodeSearch],
+    admission: NamedDependency[Admission],
 ) -> Response[IndexReport]:
     """Take files in, in place of those of the same path, and files out. What did not change costs nothing."""
     refuse_repeated_keys(await request.body())
@@ -46,7 +49,7 @@ async def index_files(
 
 
 @get("/v1/index", tags=["search"], summary="The projects that are indexed", responses=documented(401, 404, 429, 503))
-async def indexed_projects(search: CodeSearch) -> list[ProjectInfo]:
+async def indexed_projects(search: NamedDependency[CodeSearch]) -> list[ProjectInfo]:
     """Every project with its files and units in numbers. Whoever is let in sees all of them."""
     return await search.projects()
 
@@ -57,7 +60,7 @@ async def indexed_projects(search: CodeSearch) -> list[ProjectInfo]:
     summary="The files of a project",
     responses=documented(401, 404, 422, 429, 503),
 )
-async def indexed_files(project: ProjectName, search: CodeSearch) -> IndexedFiles:
+async def indexed_files(project: ProjectName, search: NamedDependency[CodeSearch]) -> IndexedFiles:
     """The sha256 of every indexed file's text, by which a client knows what it need not send again."""
     return await search.files(project)
 
@@ -70,7 +73,10 @@ async def indexed_files(project: ProjectName, search: CodeSearch) -> IndexedFile
     responses=documented(401, 404, 422, 429, 503),
 )
 async def delete_project(
-    request: Request[Any, Caller, State], project: ProjectName, search: CodeSearch, admission: Admission
+    request: Request[Any, Caller, State],
+    project: ProjectName,
+    search: NamedDependency[CodeSearch],
+    admission: NamedDependency[Admission],
 ) -> None:
     """Take a project out of the index, with all its files."""
     with admission.admit(request.auth):
@@ -86,7 +92,10 @@ async def delete_project(
     exception_handlers=MALFORMED_JSON,
 )
 async def search_code(
-    request: Request[Any, Caller, State], data: SearchRequest, search: CodeSearch, admission: Admission
+    request: Request[Any, Caller, State],
+    data: JSONBody[SearchRequest],
+    search: NamedDependency[CodeSearch],
+    admission: NamedDependency[Admission],
 ) -> Response[SearchResults]:
     """The units of a project that fit a question best, by what they mean and by the words they are made of."""
     refuse_repeated_keys(await request.body())
