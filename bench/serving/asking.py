@@ -150,8 +150,10 @@ async def under_load(
     """Let `clients` ask one thing after another, and count what is answered within a window of `seconds`.
 
     The window opens when the clients have asked for a while, and closes early where `bodies` end; where they end before
-    it opens, everything counts. What is unanswered when it closes is waited for, as long as a window, so that nobody
-    works on it while something else is measured.
+    it opens, everything counts. The time that counts is from the last answer before the window, or the beginning, to
+    the last within: clients that begin together are answered in waves, of which a window holds no whole number. What is
+    unanswered when it closes is waited for, as long as a window, so that nobody works on it while something else is
+    measured.
     """
     answers: list[Answered] = []
     failures: list[float] = []
@@ -193,8 +195,11 @@ async def under_load(
     for outcome in await asyncio.gather(*working, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome  # what no client expected
-    within = [answer for answer in answers if begun <= answer.ended <= ended]
-    return _load(clients, within, sum(begun <= moment <= ended for moment in failures), ended - begun)
+    failed = sum(begun <= moment <= ended for moment in failures)
+    before = max((answer.ended for answer in answers if answer.ended < begun), default=started)
+    within = [answer for answer in answers if before < answer.ended <= ended]
+    last = max((answer.ended for answer in within), default=ended)
+    return _load(clients, within, failed, last - before)
 
 
 def _load(clients: int, answers: list[Answered], failures: int, seconds: float) -> Load:

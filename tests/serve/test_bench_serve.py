@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from bench import engine, overhead
 from bench.docs import write_figures
-from bench.serving.asking import Load, complete, connections, under_load
+from bench.serving.asking import Answered, Load, complete, connections, under_load
 from bench.serving.measure import ApiTime, Measured, ProjectTime, measure
 from bench.serving.models import Model
 from bench.serving.peer import Peer
@@ -152,6 +153,17 @@ async def test_refused_requests_are_counted_as_failures() -> None:
     load = await under_load(refuse, [b""] * 4, clients=2, seconds=60)
     assert load.failures == 4
     assert load.answers == 0 and load.tokens_per_s == 0
+
+
+async def test_answers_a_second_are_those_of_whole_waves_where_a_window_ends_in_the_middle_of_one() -> None:
+    async def answer_all_at_once(body: bytes) -> Answered:
+        asked = time.perf_counter()
+        await asyncio.sleep(0.2)
+        return Answered(asked, None, time.perf_counter(), tokens=1)
+
+    load = await under_load(answer_all_at_once, [b""] * 400, clients=4, seconds=0.25)
+    # Little's law: what is under way is what comes in a second, times how long each takes.
+    assert load.analyses_per_s * load.latency_p50 == pytest.approx(4, rel=0.1)
 
 
 def test_the_changed_project_parses_and_differs_in_few_units(tiny_bundle: Path) -> None:
