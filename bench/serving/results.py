@@ -48,7 +48,7 @@ def _rows(result: Measured) -> list[str]:
 
 
 def _spread(load: Load) -> str:
-    return f" ({load.rounds[0]:.0f} to {load.rounds[-1]:.0f})" if load.rounds else ""
+    return f" ({load.rounds[0]:.1f} to {load.rounds[-1]:.1f})" if len(load.rounds) > 1 else ""
 
 
 def _projects(results: Sequence[Measured]) -> str:

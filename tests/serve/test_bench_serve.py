@@ -82,7 +82,7 @@ def test_of_several_rounds_the_median_counts_with_what_was_measured_beside_it() 
     assert median.start_s == 200.0 and median.api == rounds[2].api
     assert median.peak_bytes == 300
     assert median.project == rounds[2].project  # 2 times as fast again; 10 in the first, and too long in the second
-    assert "| ours | 32 | 200.0 (100 to 300) | 400 |" in markdown("tiny", [median])
+    assert "| ours | 32 | 200.0 (100.0 to 300.0) | 400 |" in markdown("tiny", [median])
 
 
 def test_who_is_absent_in_every_round_is_absent() -> None:
